@@ -1,0 +1,24 @@
+//! The API types of `podless.dev/v1alpha1`: what users write and what the operator answers. No IO.
+//!
+//! Every field's documentation is what `kubectl explain` prints. The YAML beside this crate is made from these types
+//! by `make generate`; CI fails when the two differ.
+
+mod condition;
+mod node;
+mod service;
+
+pub use condition::{ConditionType, Reason, Status, set_condition};
+pub use node::{NodeCapacity, NodeColdStart, NodeDensity, ServiceShare, WasmNode, WasmNodeSpec, WasmNodeStatus};
+pub use service::{
+    Artifact, Capabilities, ColdStart, Density, EnvVar, Grant, Image, Import, Instance, LocalObjectReference, Logging,
+    PlacementStatus, Quantiles, RevisionSpec, WasmService, WasmServiceSpec, WasmServiceStatus,
+};
+
+/// API group of every Podless kind.
+pub const GROUP: &str = "podless.dev";
+/// The one field manager under which the operator applies objects.
+pub const FIELD_MANAGER: &str = "podless";
+/// Label on everything the operator makes for a service; its value is the service's name.
+pub const SERVICE_LABEL: &str = "podless.dev/service";
+/// Value of `endpointslice.kubernetes.io/managed-by` on the slices that the operator owns.
+pub const MANAGED_BY: &str = "podless.dev";

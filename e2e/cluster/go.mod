@@ -1,0 +1,3 @@
+module podless.dev/e2e/cluster
+
+go 1.26
