@@ -1,0 +1,106 @@
+//! The cluster: its API, its nodes and the verbs of the harness. IO.
+
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{
+    Api, Client,
+    api::{ListParams, ObjectMeta},
+};
+use tokio::process::Command;
+
+use crate::{Namespace, RELEASE_NAMESPACE, Registry, env};
+
+/// A handle on the test cluster.
+pub struct Cluster {
+    /// A client with all rights.
+    pub kube: Client,
+    /// The registry beside the cluster.
+    pub registry: Registry,
+    harness: Vec<String>,
+}
+
+impl Cluster {
+    /// Connects to the cluster that `make test-cluster` brought up.
+    pub async fn connect() -> Result<Self> {
+        // Two providers are linked; the first one to be installed is the one that is used.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        env("KUBECONFIG")?;
+        let kube = Client::try_default().await.context("the cluster of KUBECONFIG does not answer")?;
+        let harness = env("PODLESS_CLUSTER")?.split_whitespace().map(str::to_owned).collect();
+        Ok(Self { kube, registry: Registry::new(env("REGISTRY")?)?, harness })
+    }
+
+    /// A new, empty namespace; what is in it goes when the test ends well and stays to be looked at when it fails.
+    pub async fn namespace(&self, name: &str) -> Result<Namespace> {
+        Namespace::create(self.kube.clone(), name).await
+    }
+
+    /// Runs a verb of the harness, as in `["node", "exec", "1", "--", "true"]`; answers what it printed.
+    pub async fn harness(&self, verb: &[&str]) -> Result<String> {
+        let [program, args @ ..] = self.harness.as_slice() else { bail!("PODLESS_CLUSTER is empty") };
+        let output = Command::new(program).args(args).args(verb).stdin(Stdio::null()).output().await?;
+        ensure!(
+            output.status.success(),
+            "{} {}: {}",
+            self.harness.join(" "),
+            verb.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Runs a shell line inside the node of this number, in all of its namespaces.
+    pub async fn on_node(&self, node: usize, line: &str) -> Result<String> {
+        self.harness(&["node", "exec", &node.to_string(), "--", "sh", "-c", line]).await
+    }
+
+    /// Names of the nodes, in the harness's order: node 1 first.
+    pub async fn nodes(&self) -> Result<Vec<String>> {
+        let nodes = Api::<Node>::all(self.kube.clone()).list(&ListParams::default()).await?;
+        let mut names: Vec<_> = nodes.into_iter().filter_map(|n| n.metadata.name).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Every Event about an object of this name.
+    pub async fn events(&self, namespace: &str, name: &str) -> Result<Vec<(String, String)>> {
+        use k8s_openapi::api::events::v1::Event;
+        let events = Api::<Event>::namespaced(self.kube.clone(), namespace).list(&ListParams::default()).await?;
+        Ok(events
+            .into_iter()
+            .filter(|e| e.regarding.as_ref().and_then(|r| r.name.as_deref()) == Some(name))
+            .map(|e| (e.reason.unwrap_or_default(), e.note.unwrap_or_default()))
+            .collect())
+    }
+
+    /// The shim pods: (node, pod).
+    pub async fn shims(&self) -> Result<Vec<(String, Pod)>> {
+        self.release_pods("app.kubernetes.io/component=shim").await
+    }
+
+    /// The operator pods: (node, pod).
+    pub async fn operators(&self) -> Result<Vec<(String, Pod)>> {
+        self.release_pods("app.kubernetes.io/component=operator").await
+    }
+
+    async fn release_pods(&self, selector: &str) -> Result<Vec<(String, Pod)>> {
+        let api = Api::<Pod>::namespaced(self.kube.clone(), RELEASE_NAMESPACE);
+        let pods = api.list(&ListParams::default().labels(selector)).await?;
+        Ok(pods
+            .into_iter()
+            .filter(|p| p.metadata.deletion_timestamp.is_none())
+            .filter_map(|p| Some((p.spec.as_ref()?.node_name.clone()?, p)))
+            .collect())
+    }
+
+    /// Applies an object of any built-in kind as a user would.
+    pub async fn apply<K>(&self, api: &Api<K>, object: &K) -> Result<K>
+    where
+        K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
+    {
+        let ObjectMeta { name: Some(name), .. } = object.meta() else { bail!("an object without a name") };
+        Ok(api.patch(name, &kube::api::PatchParams::apply("e2e").force(), &kube::api::Patch::Apply(object)).await?)
+    }
+}

@@ -1,0 +1,114 @@
+//! A user's mistakes: each has its own reason, a sentence that says what to do and an Event; mending the object mends
+//! the service, and what served goes on serving.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use http::StatusCode;
+use podless_crds::ConditionType::{self, Audited, Available, Ready, Resolved};
+use podless_e2e::{COMPONENT, Cluster, Traffic, condition, eventually, get, is};
+use serde_json::json;
+
+/// A core module with nothing in it.
+const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
+/// What precompiled code looks like from outside: an ELF file.
+const PRECOMPILED: &[u8] = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x01\0\x3e\0";
+
+#[tokio::test]
+async fn each_mistake_is_answered_and_mended() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let namespace = cluster.namespace("e2e-mistakes").await?;
+    let registry = &cluster.registry;
+    let good = registry.push_guest("hello", "e2e/mistakes:good").await?;
+    let image = async |tag: &str, layer: &[u8], media_type: &str| -> Result<serde_json::Value> {
+        Ok(json!({"image": registry.push(layer, media_type, &format!("e2e/mistakes:{tag}")).await?}))
+    };
+    let cases: Vec<(&str, serde_json::Value, ConditionType, &str)> = vec![
+        ("no-reference", json!({"image": "Not A Reference"}), Resolved, "InvalidReference"),
+        ("no-image", json!({"image": registry.reference("e2e/nothing:1")}), Resolved, "ImageNotFound"),
+        ("no-secret", json!({"image": good, "imagePullSecrets": [{"name": "none"}]}), Resolved, "PullSecretInvalid"),
+        ("text", image("text", b"good evening", "text/plain").await?, Resolved, "UnsupportedLayer"),
+        ("garbage", image("garbage", b"good evening", COMPONENT).await?, Audited, "NotWebAssembly"),
+        ("module", image("module", CORE_MODULE, COMPONENT).await?, Audited, "CoreModule"),
+        ("native", image("native", PRECOMPILED, COMPONENT).await?, Audited, "PrecompiledLayer"),
+        ("no-http", image("no-http", &registry.guest("no-http")?, COMPONENT).await?, Audited, "NoHttpExport"),
+        ("import", image("import", &registry.guest("logger")?, COMPONENT).await?, Audited, "ImportDenied"),
+    ];
+    namespace.apply("bystander", json!({"image": good})).await?;
+    for (name, spec, ..) in &cases {
+        namespace.apply(name, spec.clone()).await?;
+    }
+    for (name, _, kind, reason) in &cases {
+        let message = namespace.until_condition(name, *kind, "False", reason).await?;
+        assert!(message.split_whitespace().count() >= 5, "{name}: a sentence, not {message:?}");
+        let service = namespace.services().get(name).await?;
+        assert!(is(&service, Ready, "False") && is(&service, Available, "False"), "{name}: {:?}", service.status);
+        assert_eq!(condition(&service, Ready).map(|c| c.reason.as_str()), Some(*reason), "Ready repeats the reason");
+        eventually(&format!("an Event for {name}"), Duration::from_secs(20), async || {
+            let events = cluster.events(&namespace.name, name).await?;
+            ensure!(events.iter().any(|(r, note)| r == reason && !note.is_empty()), "{events:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    namespace.ready("bystander").await?;
+    assert_eq!(get(&namespace.target("bystander").await?, "/").await?.status, StatusCode::OK);
+
+    for (name, ..) in &cases {
+        let mended = match *name {
+            // The image stays as it is: the grant is what was missing.
+            "import" => json!({"image": registry.reference("e2e/mistakes:import"), "capabilities": {"logging": {}}}),
+            _ => json!({"image": good, "imagePullSecrets": []}),
+        };
+        namespace.apply(name, mended).await?;
+    }
+    for (name, ..) in &cases {
+        namespace.ready(name).await?;
+        assert_eq!(get(&namespace.target(name).await?, "/").await?.status, StatusCode::OK, "{name}");
+    }
+    namespace.delete().await
+}
+
+#[tokio::test]
+async fn a_broken_new_image_leaves_the_old_one_serving() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let namespace = cluster.namespace("e2e-broken").await?;
+    let good = cluster.registry.push_guest("hello", "e2e/broken:good").await?;
+    let bad = cluster.registry.push(CORE_MODULE, COMPONENT, "e2e/broken:bad").await?;
+    namespace.apply("hello", json!({"image": good, "replicas": 2})).await?;
+    let digest = namespace.ready("hello").await?.status.and_then(|s| s.image).map(|i| i.digest);
+    let traffic = Traffic::start(&namespace.target("hello").await?)?;
+
+    namespace.apply("hello", json!({"image": bad, "replicas": 2})).await?;
+    namespace.until_condition("hello", Audited, "False", "CoreModule").await?;
+    let service =
+        namespace.until("hello", "the old image serves", |s| is(s, Available, "True") && is(s, Ready, "False")).await?;
+    assert_eq!(service.status.and_then(|s| s.image).map(|i| i.digest), digest, "status names the image that serves");
+
+    namespace.apply("hello", json!({"image": good, "replicas": 2})).await?;
+    namespace.ready("hello").await?;
+    let seen = traffic.stop().await?;
+    assert!(seen.failed.is_empty() && seen.sent > 10, "{seen:?}");
+    namespace.delete().await
+}
+
+#[tokio::test]
+async fn a_service_of_that_name_that_is_not_ours_is_left_alone() -> Result<()> {
+    use k8s_openapi::api::core::v1::Service;
+    let cluster = Cluster::connect().await?;
+    let namespace = cluster.namespace("e2e-conflict").await?;
+    let good = cluster.registry.push_guest("hello", "e2e/conflict:1").await?;
+    let theirs: Service = serde_json::from_value(json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "taken"},
+        "spec": {"selector": {"app": "theirs"}, "ports": [{"name": "web", "port": 8080}]}
+    }))?;
+    let before = cluster.apply(&namespace.kube_services(), &theirs).await?;
+    namespace.apply("taken", json!({"image": good})).await?;
+    namespace.until_condition("taken", Ready, "False", "ServiceConflict").await?;
+    let after = namespace.kube_services().get("taken").await?;
+    assert_eq!(before.metadata.resource_version, after.metadata.resource_version, "theirs is untouched");
+
+    namespace.kube_services().delete("taken", &Default::default()).await?;
+    namespace.ready("taken").await?;
+    namespace.delete().await
+}
