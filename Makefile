@@ -1,0 +1,158 @@
+# `make help` lists the targets. The README's two are `make demo` and `make test`.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+# Where everything that is built and kept goes.
+export PODLESS_CACHE ?= $(HOME)/.cache/podless
+export CARGO_TARGET_DIR ?= $(PODLESS_CACHE)/target
+# Cargo profile of what is built: dev for work, dist for images that are shipped.
+export PROFILE ?= dev
+PROFILE_DIR = $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+
+# Two groups that no cargo command builds together: features would be unified, and the compiler linked into the shim.
+OPERATOR_SIDE := -p podless-crds -p podless-engine -p podless-artifact -p podless-link -p podless-operator -p podless-e2e -p xtask
+SHIM_SIDE := -p podless-shim
+# Components, each folder a Cargo workspace of its own.
+GUESTS := examples/hello e2e/guests
+SCRIPTS := $(wildcard scripts/*) .ci/run
+
+export CLUSTER := $(PODLESS_CACHE)/cluster/cluster
+export XTASK = $(PROFILE_DIR)/xtask
+TEST_CLUSTER := $(CLUSTER) --name test
+
+NEXTEST_VERSION := 0.9.151
+DENY_VERSION := 0.20.2
+NEXTEST := $(PODLESS_CACHE)/tools/cargo-nextest-$(NEXTEST_VERSION)/bin/cargo-nextest
+DENY := $(PODLESS_CACHE)/tools/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  KUBECONFIG and REGISTRY given: demo and demo-down use that cluster in place of a local one."
+	@echo "  PROFILE=dist: optimised binaries.  PODLESS_CACHE: where builds are kept ($(PODLESS_CACHE))."
+
+## The demo
+
+.PHONY: demo demo-down kubeconfig registry
+demo: ## The whole way: a cluster, Podless, a component, an answer
+	@scripts/demo
+
+demo-down: harness ## Undo the demo
+	@scripts/demo-down
+
+kubeconfig: harness ## Print the path of the local cluster's kubeconfig
+	@$(CLUSTER) --name demo kubeconfig
+
+registry: harness ## Print host:port of the local cluster's registry
+	@$(CLUSTER) --name demo registry
+
+## Building
+
+.PHONY: build harness guests image generate clean
+build: ## Build operator, shim and tools
+	cargo build --profile $(PROFILE) $(OPERATOR_SIDE)
+	cargo build --profile $(PROFILE) $(SHIM_SIDE)
+
+# The program that boots local clusters; what runs in them it builds itself, once.
+harness:
+	@cd e2e/cluster && go build -buildvcs=false -o $(CLUSTER) .
+
+guests: ## Build the components that tests serve
+	@scripts/guests
+
+image: ## Build the two container images into $PODLESS_CACHE/images (PROFILE=dist to ship them)
+	@$(MAKE) build
+	@scripts/images $${REGISTRY:-podless.local}
+
+generate: ## Write the files that are made from code
+	cargo build $(OPERATOR_SIDE)
+	$(CARGO_TARGET_DIR)/debug/xtask generate
+
+clean: ## Remove all that was built and kept
+	rm -rf $(CARGO_TARGET_DIR) $(PODLESS_CACHE)/images $(PODLESS_CACHE)/guests $(PODLESS_CACHE)/tools
+
+## Checking
+
+.PHONY: test lint lint-rust lint-shim lint-go lint-shell lint-chart lint-generated deny
+test: ## Everything: lint, unit, real API server, real cluster
+	@scripts/stage "prerequisites" scripts/prerequisites rust cluster shellcheck
+	@scripts/stage "lint: go" $(MAKE) lint-go
+	@scripts/stage "lint: shell" $(MAKE) lint-shell
+	@scripts/stage "lint: rust" $(MAKE) lint-rust
+	@scripts/stage "lint: no compiler in the shim" $(MAKE) lint-shim
+	@scripts/stage "build" $(MAKE) build
+	@scripts/stage "lint: generated files" $(MAKE) lint-generated
+	@scripts/stage "test tools" $(MAKE) $(NEXTEST)
+	@scripts/stage "cluster up (builds Kubernetes once)" $(MAKE) test-up
+	@scripts/stage "lint: chart" $(MAKE) lint-chart
+	@scripts/stage "components for tests" $(MAKE) guests
+	@scripts/stage "unit tests" $(MAKE) test-unit
+	@scripts/stage "tests on a real API server" $(MAKE) test-api
+	@scripts/stage "install on the cluster" $(MAKE) test-install
+	@scripts/stage "tests on a real cluster" $(MAKE) test-cluster
+	@scripts/stage "cluster down" $(MAKE) test-down
+
+lint: lint-go lint-shell lint-rust lint-shim lint-generated lint-chart ## Formatting, clippy, vet, shellcheck, helm lint, generated files
+
+lint-rust:
+	cargo fmt --all --check
+	for guests in $(GUESTS); do cargo fmt --check --manifest-path $$guests/Cargo.toml --all; done
+	cargo clippy $(OPERATOR_SIDE) --all-targets -- -D warnings
+	cargo clippy $(SHIM_SIDE) --all-targets -- -D warnings
+
+# Who cannot compile cannot be made to: the shim links no code generator. And the operator nothing that runs guests.
+lint-shim:
+	@scripts/absent podless-shim cranelift-codegen wasmtime-internal-cranelift wasmtime-internal-winch
+	@scripts/absent podless-operator wasmtime-wasi wasmtime-wasi-http
+
+lint-go: harness
+	@unformatted=$$(gofmt -l e2e/cluster); [ -z "$$unformatted" ] || { echo "run gofmt -w on: $$unformatted" >&2; exit 1; }
+	cd e2e/cluster && go vet .
+
+lint-shell:
+	@scripts/prerequisites shellcheck
+	shellcheck $(SCRIPTS)
+
+lint-chart:
+	@scripts/lint-chart
+
+lint-generated:
+	cargo build $(OPERATOR_SIDE)
+	$(CARGO_TARGET_DIR)/debug/xtask generate --check
+
+deny: $(DENY) ## Licences, advisories and sources of dependencies (needs the network)
+	$(DENY) check
+
+.PHONY: test-unit test-api test-cluster test-up test-install test-down
+test-unit: $(NEXTEST) guests harness ## Tests that need nothing but this machine
+	@scripts/with-test-cluster $(NEXTEST) nextest run $(OPERATOR_SIDE)
+	@scripts/with-test-cluster $(NEXTEST) nextest run $(SHIM_SIDE)
+
+test-api: $(NEXTEST) test-up ## Tests on a real API server
+	@scripts/with-test-cluster $(NEXTEST) nextest run --profile api $(OPERATOR_SIDE)
+
+test-cluster: $(NEXTEST) test-install guests ## Tests on a real cluster with Podless installed
+	@scripts/with-test-cluster $(NEXTEST) nextest run --profile cluster $(OPERATOR_SIDE)
+
+test-up: harness ## Boot the cluster of the tests
+	@$(TEST_CLUSTER) up
+
+test-install: build test-up ## Install Podless on the cluster of the tests
+	@scripts/with-test-cluster scripts/install "$(TEST_CLUSTER)"
+
+test-down: harness ## End the cluster of the tests
+	@$(TEST_CLUSTER) down
+
+# cargo install prints what it compiles: minutes, once.
+$(NEXTEST):
+	cargo install --locked cargo-nextest@$(NEXTEST_VERSION) --no-default-features --features default-no-update \
+		--root $(PODLESS_CACHE)/tools/cargo-nextest-$(NEXTEST_VERSION) --target-dir $(CARGO_TARGET_DIR)/tools
+
+$(DENY):
+	cargo install --locked cargo-deny@$(DENY_VERSION) \
+		--root $(PODLESS_CACHE)/tools/cargo-deny-$(DENY_VERSION) --target-dir $(CARGO_TARGET_DIR)/tools
