@@ -84,14 +84,15 @@ test: ## Everything: lint, unit, real API server, real cluster
 	@scripts/stage "lint: go" $(MAKE) lint-go
 	@scripts/stage "lint: shell" $(MAKE) lint-shell
 	@scripts/stage "lint: rust" $(MAKE) lint-rust
-	@scripts/stage "lint: no compiler in the shim" $(MAKE) lint-shim
+	@scripts/stage "lint: what must not be linked" $(MAKE) lint-shim
 	@scripts/stage "build" $(MAKE) build
 	@scripts/stage "lint: generated files" $(MAKE) lint-generated
-	@scripts/stage "test tools" $(MAKE) $(NEXTEST)
-	@scripts/stage "cluster up (builds Kubernetes once)" $(MAKE) test-up
-	@scripts/stage "lint: chart" $(MAKE) lint-chart
 	@scripts/stage "components for tests" $(MAKE) guests
+	@scripts/stage "test runner (built once)" $(MAKE) $(NEXTEST)
+	@scripts/stage "Kubernetes (built once)" $(CLUSTER) bin
+	@scripts/stage "lint: chart" $(MAKE) lint-chart
 	@scripts/stage "unit tests" $(MAKE) test-unit
+	@scripts/stage "cluster up" $(MAKE) test-up
 	@scripts/stage "tests on a real API server" $(MAKE) test-api
 	@scripts/stage "install on the cluster" $(MAKE) test-install
 	@scripts/stage "tests on a real cluster" $(MAKE) test-cluster
@@ -118,7 +119,7 @@ lint-shell:
 	@scripts/prerequisites shellcheck
 	shellcheck $(SCRIPTS)
 
-lint-chart:
+lint-chart: harness
 	@scripts/lint-chart
 
 lint-generated:

@@ -20,7 +20,7 @@ usage: cluster [--name demo] VERB
   helm ARGS...                  run Helm against the cluster
   kubeconfig                    print the path of the administrator's kubeconfig
   registry                      print host:port of the OCI registry, the same from host, nodes and pods
-  bin                           print the folder of kubectl and helm
+  bin                           build what is missing, print the folder of kubectl and helm; needs no cluster
   load IMAGE.tar...             give every node these OCI images, also nodes that come back later
   node off|on N                 cut the power of node N, or boot it again
   node stop|start N SERVICE     kill containerd, kubelet or kube-proxy and keep it dead, or start it again
@@ -37,7 +37,7 @@ var verbs = map[string]func(name string, args []string) error{
 	"helm":       func(name string, args []string) error { return client(name, "helm", args) },
 	"kubeconfig": show(func(c *cluster) string { return c.kubeconfig("admin") }),
 	"registry":   show(func(c *cluster) string { return c.Registry() }),
-	"bin":        show(func(c *cluster) string { return c.Bin["kube"] }),
+	"bin":        bin,
 	"load":       load,
 	"node":       nodeVerb,
 	"client":     clientVerb,
@@ -92,6 +92,14 @@ func show(fact func(*cluster) string) func(string, []string) error {
 		fmt.Println(fact(c))
 		return nil
 	}
+}
+
+func bin(string, []string) error {
+	folders, err := buildAll()
+	if err == nil {
+		fmt.Println(folders["kube"])
+	}
+	return err
 }
 
 // client runs one of the multiplexer's command-line clients in place of this process.
