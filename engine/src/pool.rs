@@ -1,0 +1,92 @@
+//! The shim's pool of instances: its size in, Wasmtime's configuration for running out. Pure; nothing here changes
+//! machine code.
+
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::{MAX_INSTANCE_MEMORY, config};
+
+/// Most core instances, tables and linear memories that one component may have.
+pub const MAX_PARTS: PartLimits = PartLimits { instances: 16, tables: 16, memories: 8 };
+/// Most elements of one table.
+pub const MAX_TABLE_ELEMENTS: usize = 20_000;
+/// Stack of a guest's call, in bytes, and what of it WebAssembly may use.
+const STACK: usize = 1 << 20;
+const WASM_STACK: usize = 512 << 10;
+
+/// How many parts one component may have.
+#[derive(Clone, Copy, Debug)]
+pub struct PartLimits {
+    /// Core instances.
+    pub instances: usize,
+    /// Tables.
+    pub tables: usize,
+    /// Linear memories.
+    pub memories: usize,
+}
+
+/// How large the pool is.
+#[derive(Clone, Copy, Debug)]
+pub struct Pool {
+    /// Instances that may be live at once.
+    pub instances: u32,
+    /// Whether used pages are found by asking the kernel (`PAGEMAP_SCAN`) when it can. Never where the process may be
+    /// swapped out: a swapped-out page is not seen and would not be reset.
+    pub pagemap_scan: bool,
+}
+
+/// An engine that runs machine code and cannot make any.
+pub fn runner(pool: Pool) -> wasmtime::Result<Engine> {
+    Engine::new(&runner_config(pool))
+}
+
+fn runner_config(pool: Pool) -> Config {
+    let parts = u32::try_from(MAX_PARTS.memories).unwrap_or(u32::MAX);
+    // Most components have one memory, two or three core instances and tables: the pools of parts are for those, and
+    // a request whose component finds none free is answered 503, as when instances run out.
+    let several = pool.instances.saturating_mul(4).max(MAX_PARTS.instances as u32);
+    let mut allocation = PoolingAllocationConfig::new();
+    allocation
+        .total_component_instances(pool.instances)
+        .total_core_instances(several)
+        .total_memories(pool.instances.max(parts))
+        .total_tables(several)
+        // A component that blocks in async code holds a second stack for a moment.
+        .total_stacks(pool.instances.saturating_add(pool.instances / 8).saturating_add(8))
+        .max_core_instances_per_component(MAX_PARTS.instances as u32)
+        .max_memories_per_component(parts)
+        .max_tables_per_component(MAX_PARTS.tables as u32)
+        .max_tables_per_module(MAX_PARTS.tables as u32)
+        .max_memories_per_module(parts)
+        .max_memory_size(MAX_INSTANCE_MEMORY as usize)
+        .table_elements(MAX_TABLE_ELEMENTS)
+        .max_component_instance_size(1 << 20)
+        .max_core_instance_size(1 << 20)
+        .max_unused_warm_slots(100)
+        .table_keep_resident(64 << 10)
+        .async_stack_keep_resident(32 << 10)
+        .pagemap_scan(if pool.pagemap_scan { Enabled::Auto } else { Enabled::No })
+        // With the scan only dirty pages are wiped, so much may stay; without it every kept byte is written each time.
+        .linear_memory_keep_resident(if pool.pagemap_scan { 1 << 20 } else { 64 << 10 });
+    let mut config = config();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(allocation))
+        .async_stack_size(STACK)
+        .max_wasm_stack(WASM_STACK)
+        // One guest's stack is the next one's: it must not find what was there.
+        .async_stack_zeroing(true);
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_of_all_sizes_start() {
+        for instances in [1, 4, 1000] {
+            for pagemap_scan in [false, true] {
+                runner(Pool { instances, pagemap_scan }).expect("an engine");
+            }
+        }
+    }
+}
