@@ -1,0 +1,60 @@
+//! Does what a component should not do, or what a test must see: a path for each.
+
+use std::{
+    env, fs,
+    hint::black_box,
+    process,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use wstd::{
+    http::{Body, Error, Request, Response, StatusCode},
+    time::Duration,
+};
+
+/// Requests that this instance has served: 1 for a fresh one.
+static SERVED: AtomicU64 = AtomicU64::new(0);
+
+#[wstd::http_server]
+async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
+    let served = SERVED.fetch_add(1, Ordering::Relaxed) + 1;
+    let number = number(request.uri().query().unwrap_or_default());
+    let text = match request.uri().path() {
+        "/" => "probe\n".to_owned(),
+        "/spin" => loop {
+            black_box(());
+        },
+        "/grow" => grow(number),
+        "/echo" => return Ok(Response::new(request.into_body())),
+        "/env" => env::vars().map(|(name, value)| format!("{name}={value}\n")).collect(),
+        "/slow" => {
+            wstd::task::sleep(Duration::from_millis(number)).await;
+            format!("{number} ms\n")
+        }
+        "/trap" => process::abort(),
+        "/big" => "x".repeat(number as usize),
+        "/fresh" => format!("{served}\n"),
+        "/fs" => files(),
+        _ => return Ok(Response::builder().status(StatusCode::NOT_FOUND).body("no such path\n".to_owned().into())?),
+    };
+    Ok(Response::new(text.into()))
+}
+
+/// The number of a query like `ms=20`, or 0.
+fn number(query: &str) -> u64 {
+    query.split_once('=').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+}
+
+/// Takes this many MiB and writes to each of their pages.
+fn grow(mebibytes: u64) -> String {
+    let memory = vec![1u8; (mebibytes as usize) << 20];
+    format!("{} bytes\n", black_box(&memory).len())
+}
+
+fn files() -> String {
+    let seen = ["/", ".", "/etc/passwd"].map(|path| match fs::metadata(path) {
+        Ok(_) => format!("{path} is there\n"),
+        Err(error) => format!("no file {path}: {error}\n"),
+    });
+    seen.concat()
+}
