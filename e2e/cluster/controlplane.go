@@ -157,7 +157,7 @@ func (c *cluster) waitForDNS() error {
 		return (&net.Dialer{}).DialContext(ctx, network, c.DNSServiceIP()+":53")
 	}}
 	return c.waitForProcess("coredns", "the cluster's DNS", time.Minute, func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 		defer cancel()
 		addresses, err := resolver.LookupHost(ctx, "kubernetes.default.svc.cluster.local.")
 		if err == nil && (len(addresses) != 1 || addresses[0] != c.APIServiceIP()) {

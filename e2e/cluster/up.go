@@ -78,7 +78,9 @@ func boot(name string, nodes int) (*cluster, error) {
 		run  func() error
 	}{
 		{"certificates and network", func() error {
-			for _, prepare := range []func() error{c.copySelf, c.makePauseImage, c.makePKI, c.makeKubeconfigs, c.makeNetwork} {
+			for _, prepare := range []func() error{
+				c.copySelf, c.makePauseImage, c.makePKI, c.makeKubeconfigs, c.makeClientFiles, c.makeNetwork,
+			} {
 				if err := prepare(); err != nil {
 					return err
 				}
