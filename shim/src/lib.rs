@@ -1,1 +1,7 @@
+//! The shim: serves a node's components over HTTP.
+//!
+//! `control` (one thread) learns what to serve, verifies, maps and links it; `serve` (all cores) answers requests and
+//! never waits for `control`; `host` is what guests find around them.
 
+pub mod host;
+pub mod serve;

@@ -1,0 +1,132 @@
+//! One generation of a service, from its order to something that can answer: fetch, verify, map, link. IO. Everything
+//! here happens beside what serves; the route is swapped when it is done.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use podless_artifact::seal::HttpWorld;
+use wasmtime::Engine;
+use wasmtime_wasi_http::{handler::ProxyPre, p2, p3};
+
+use super::{
+    fetch::{FetchError, fetch},
+    link::Client,
+    load::{Code, Loaded},
+    store::{Store, StoreError, Verified},
+    verify::Order,
+};
+use crate::host::{Guest, Linkers};
+
+/// What preparing takes from.
+#[derive(Clone)]
+pub struct Workshop {
+    /// The engine.
+    pub engine: Engine,
+    /// What may be linked.
+    pub linkers: Arc<Linkers>,
+    /// Artifacts on disk.
+    pub store: Store,
+    /// Artifacts in memory.
+    pub loaded: Loaded,
+}
+
+/// What is ready to be served.
+pub struct Prepared {
+    /// The component with its imports resolved.
+    pub component: ProxyPre<Guest>,
+    /// Its code.
+    pub code: Arc<Code>,
+    /// Receiving and verifying; `None` when it was mapped already.
+    pub fetch: Option<Duration>,
+    /// Mapping; `None` likewise.
+    pub load: Option<Duration>,
+    /// Resolving the imports.
+    pub link: Duration,
+}
+
+/// Why it is not.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The artifact did not come.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The disk.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Wasmtime refused the code.
+    #[error("the machine code cannot be loaded: {0}")]
+    Load(String),
+    /// An import is missing, or an export.
+    #[error("the component cannot be linked: {0}")]
+    Link(String),
+    /// The work was cut off.
+    #[error("loading was cut off: {0}")]
+    Cut(#[from] tokio::task::JoinError),
+}
+
+impl PrepareError {
+    /// A stable name, and whether it may pass by itself.
+    pub fn reason(&self) -> (&'static str, bool) {
+        match self {
+            Self::Fetch(FetchError::Store(StoreError::Hash | StoreError::Size(_))) => ("artifact-mismatch", true),
+            Self::Fetch(FetchError::Store(_)) | Self::Store(_) => ("storage-failed", true),
+            Self::Fetch(_) => ("fetch-failed", true),
+            Self::Load(_) => ("load-failed", false),
+            Self::Link(_) => ("link-failed", false),
+            Self::Cut(_) => ("load-failed", true),
+        }
+    }
+}
+
+/// Prepares what an order asks for.
+pub async fn prepare(shop: Workshop, order: Arc<Order>, client: Option<Client>) -> Result<Prepared, PrepareError> {
+    let sha256 = &order.seal.code_sha256;
+    if let Some(code) = shop.loaded.get(sha256) {
+        return link(&shop, &order, code, None, None);
+    }
+    let started = Instant::now();
+    let verified = match find(&shop, &order).await? {
+        Some(verified) => verified,
+        None => fetch(client, &shop.store, &order.seal).await?,
+    };
+    let fetched = started.elapsed();
+    // Mapping waits for the disk: not on the control loop's thread.
+    let mapping = {
+        let (shop, sha256) = (shop.clone(), sha256.clone());
+        tokio::task::spawn_blocking(move || {
+            let started = Instant::now();
+            shop.loaded.load(&shop.engine, &sha256, verified).map(|code| (code, started.elapsed()))
+        })
+    };
+    let (code, load) = mapping.await?.map_err(|error| PrepareError::Load(format!("{error:#}")))?;
+    link(&shop, &order, code, Some(fetched), Some(load))
+}
+
+async fn find(shop: &Workshop, order: &Arc<Order>) -> Result<Option<Verified>, PrepareError> {
+    let (store, order) = (shop.store.clone(), order.clone());
+    Ok(tokio::task::spawn_blocking(move || store.find(&order.seal)).await??)
+}
+
+fn link(
+    shop: &Workshop,
+    order: &Order,
+    code: Arc<Code>,
+    fetch: Option<Duration>,
+    load: Option<Duration>,
+) -> Result<Prepared, PrepareError> {
+    let started = Instant::now();
+    let component = shop
+        .linkers
+        .granted(order.logging)
+        .instantiate_pre(&code.component)
+        .and_then(|component| {
+            Ok(match order.seal.http {
+                HttpWorld::P2 => ProxyPre::P2(p2::bindings::ProxyPre::new(component)?),
+                HttpWorld::P3 => ProxyPre::P3(p3::bindings::ServicePre::new(component)?),
+            })
+        })
+        .map_err(|error| PrepareError::Link(format!("{error:#}")))?;
+    Ok(Prepared { component, code, fetch, load, link: started.elapsed() })
+}

@@ -1,0 +1,35 @@
+//! Whom the shim believes: the mounted `podless-trust` in, the link's CA and the seal's public keys out. IO. Read anew
+//! whenever it is needed, so a rotated key is seen as soon as the kubelet has written it.
+
+use std::{io, path::Path};
+
+use podless_artifact::seal::{SealError, TrustedKeys};
+use podless_link::{TRUST_CA, TRUST_SEAL};
+
+/// The public halves of the operator's keys.
+pub struct Trust {
+    /// Certificate authority of the link, PEM.
+    pub ca: String,
+    /// Keys that seals and assignments are signed with.
+    pub keys: TrustedKeys,
+}
+
+/// Why there is nobody to believe.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// A file is not there.
+    #[error("{0} cannot be read: is the ConfigMap podless-trust mounted? {1}")]
+    Read(String, io::Error),
+    /// The keys are none.
+    #[error("{TRUST_SEAL} has no usable key: {0}")]
+    Key(#[from] SealError),
+}
+
+/// Reads the mounted ConfigMap.
+pub fn read(dir: &Path) -> Result<Trust, TrustError> {
+    let read = |name: &str| {
+        let path = dir.join(name);
+        std::fs::read_to_string(&path).map_err(|error| TrustError::Read(path.display().to_string(), error))
+    };
+    Ok(Trust { ca: read(TRUST_CA)?, keys: TrustedKeys::from_pem(&read(TRUST_SEAL)?)? })
+}

@@ -1,0 +1,191 @@
+//! The gate: an assignment as it was received in, an order that may be carried out out. Pure. Nothing of an assignment
+//! is read before its signature is checked, and only this makes an [`Order`].
+
+use std::time::Duration;
+
+use podless_artifact::seal::{Seal, SealError, Sealed, TrustedKeys};
+use podless_engine::{MAX_INSTANCE_MEMORY, TARGET};
+use podless_link::{ASSIGNMENT_CONTEXT, SERVICE_PORTS, v1};
+use prost::Message as _;
+
+use crate::serve::service::Identity;
+
+/// Largest machine code that is fetched: what the largest component that the operator takes compiles to, and more.
+const MAX_CODE: u64 = 1 << 30;
+
+/// A verified assignment.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Whose it is.
+    pub identity: Identity,
+    /// Its generation.
+    pub generation: u64,
+    /// The service's port.
+    pub port: u16,
+    /// Requests in flight that this shim takes.
+    pub budget: usize,
+    /// The artifact to serve.
+    pub seal: Seal,
+    /// The component's environment. Its values may be secrets: never logged.
+    pub env: Vec<(String, String)>,
+    /// Whether `wasi:logging` is granted.
+    pub logging: bool,
+    /// Most linear memory of one instance, in bytes.
+    pub memory: usize,
+    /// How long a request may take.
+    pub timeout: Duration,
+    /// As it was received: what is kept for the next start.
+    pub received: v1::Assign,
+}
+
+/// Why an assignment is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// Not signed by the operator.
+    #[error("the assignment's signature: {0}")]
+    Signature(SealError),
+    /// Signed, and not an assignment.
+    #[error("not an assignment: {0}")]
+    Malformed(String),
+    /// The artifact's seal does not hold.
+    #[error("the artifact's seal: {0}")]
+    Seal(SealError),
+    /// The artifact is for another engine, CPU or Wasmtime.
+    #[error("the artifact is for engine {theirs} on {target}; this shim runs {ours} on {TARGET}: wait for the upgrade")]
+    Engine {
+        /// Fingerprint in the seal.
+        theirs: String,
+        /// Target in the seal.
+        target: String,
+        /// Fingerprint of this shim.
+        ours: String,
+    },
+}
+
+impl Refused {
+    /// A stable name.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Signature(_) => "signature-invalid",
+            Self::Malformed(_) => "assignment-invalid",
+            Self::Seal(_) => "seal-invalid",
+            Self::Engine { .. } => "engine-mismatch",
+        }
+    }
+}
+
+/// Reads whose an assignment is without believing anything of it: for the answer that it is refused.
+pub fn claimed(received: &v1::Assign) -> (String, u64) {
+    v1::Assignment::decode(received.assignment.as_slice())
+        .map(|assignment| (assignment.service_uid, assignment.generation))
+        .unwrap_or_default()
+}
+
+/// Checks an assignment and the seal in it.
+pub fn verify(received: v1::Assign, keys: &TrustedKeys, fingerprint: &str) -> Result<Order, Refused> {
+    keys.verify(ASSIGNMENT_CONTEXT, &received.assignment, &received.signature).map_err(Refused::Signature)?;
+    let assignment = v1::Assignment::decode(received.assignment.as_slice()).map_err(malformed)?;
+    let sealed: Sealed = serde_json::from_slice(&assignment.sealed).map_err(malformed)?;
+    let seal = keys.open(&sealed).map_err(Refused::Seal)?;
+    if seal.fingerprint != fingerprint || seal.target != TARGET {
+        return Err(Refused::Engine { theirs: seal.fingerprint, target: seal.target, ours: fingerprint.to_owned() });
+    }
+    if !is_sha256(&seal.code_sha256) || seal.code_size > MAX_CODE {
+        return Err(Refused::Malformed("the seal's hash or size cannot be right".to_owned()));
+    }
+    let uid = assignment.service_uid;
+    // The uid names a file: nothing else than what Kubernetes makes may pass.
+    if uid.is_empty() || uid.len() > 64 || !uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Err(Refused::Malformed("the service's uid is none".to_owned()));
+    }
+    let port = u16::try_from(assignment.port).ok().filter(|port| SERVICE_PORTS.contains(port));
+    let port = port.ok_or_else(|| malformed(format!("port {} is no service port", assignment.port)))?;
+    Ok(Order {
+        identity: Identity { uid, namespace: assignment.namespace, name: assignment.name },
+        generation: assignment.generation,
+        port,
+        budget: assignment.budget as usize,
+        seal,
+        env: assignment.env.into_iter().map(|variable| (variable.name, variable.value)).collect(),
+        logging: assignment.grants.unwrap_or_default().logging,
+        memory: assignment.instance_memory.min(MAX_INSTANCE_MEMORY) as usize,
+        timeout: Duration::from_millis(assignment.timeout_millis.max(1)),
+        received,
+    })
+}
+
+fn malformed(error: impl ToString) -> Refused {
+    Refused::Malformed(error.to_string())
+}
+
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use podless_artifact::seal::{HttpWorld, SealKey};
+
+    use super::*;
+
+    fn assignment(key: &SealKey) -> v1::Assignment {
+        let seal = Seal {
+            component: "sha256:c".into(),
+            code_sha256: "0a".repeat(32),
+            code_size: 9,
+            fingerprint: "ours".into(),
+            target: TARGET.into(),
+            http: HttpWorld::P2,
+        };
+        v1::Assignment {
+            service_uid: "0f-1".into(),
+            port: 20_000,
+            sealed: serde_json::to_vec(&key.seal(&seal).expect("sealed")).expect("JSON"),
+            instance_memory: u64::MAX,
+            ..Default::default()
+        }
+    }
+
+    fn signed(assignment: &v1::Assignment, key: &SealKey) -> v1::Assign {
+        let bytes = assignment.encode_to_vec();
+        v1::Assign { signature: key.sign(ASSIGNMENT_CONTEXT, &bytes).to_vec(), assignment: bytes }
+    }
+
+    fn check(assignment: v1::Assignment, key: &SealKey, fingerprint: &str) -> Result<Order, &'static str> {
+        let keys = TrustedKeys::from_pem(&SealKey::from_random([1; 32]).public_pem().expect("PEM")).expect("keys");
+        verify(signed(&assignment, key), &keys, fingerprint).map_err(|refused| refused.reason())
+    }
+
+    #[test]
+    fn only_what_the_operator_signed_and_sealed_passes() {
+        let (key, other) = (SealKey::from_random([1; 32]), SealKey::from_random([2; 32]));
+        let order = check(assignment(&key), &key, "ours").expect("an order");
+        assert_eq!(order.memory as u64, MAX_INSTANCE_MEMORY, "capped to what a slot holds");
+        assert_eq!(check(assignment(&key), &other, "ours").err(), Some("signature-invalid"));
+        assert_eq!(check(assignment(&other), &key, "ours").err(), Some("seal-invalid"));
+        assert_eq!(check(assignment(&key), &key, "another").err(), Some("engine-mismatch"));
+        for change in [
+            |a: &mut v1::Assignment| a.service_uid = "../x".into(),
+            |a: &mut v1::Assignment| a.service_uid = String::new(),
+            |a: &mut v1::Assignment| a.port = 80,
+            |a: &mut v1::Assignment| a.port = 65_536 + 20_000,
+            |a: &mut v1::Assignment| a.sealed = b"{}".into(),
+        ] {
+            let mut changed = assignment(&key);
+            change(&mut changed);
+            assert_eq!(check(changed, &key, "ours").err(), Some("assignment-invalid"));
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_seen() {
+        let key = SealKey::from_random([1; 32]);
+        let keys = TrustedKeys::from_pem(&key.public_pem().expect("PEM")).expect("keys");
+        let good = signed(&assignment(&key), &key);
+        for at in 0..good.assignment.len() {
+            let mut bad = good.clone();
+            bad.assignment[at] ^= 1;
+            assert!(matches!(verify(bad, &keys, "ours"), Err(Refused::Signature(_))), "byte {at}");
+        }
+    }
+}

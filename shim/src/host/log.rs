@@ -1,0 +1,215 @@
+//! Guests' lines: text in, JSON lines on stdout out, bounded in size, rate and memory. A guest that floods loses its
+//! own lines; nobody waits for it.
+
+use std::{
+    io::Write,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        mpsc,
+    },
+    time::Instant,
+};
+
+use serde::Serialize;
+use tracing_subscriber::fmt::{
+    format::Writer,
+    time::{FormatTime, SystemTime},
+};
+
+use super::bucket::Bucket;
+
+/// Bytes of lines that may wait for stdout, all services together.
+const QUEUE_BYTES: usize = 4 << 20;
+/// What a line costs at least, so that empty lines are not free.
+const LEAST_COST: u64 = 256;
+/// Bytes of lines a second that one service may write, and how many at once.
+const RATE: u64 = 512 << 10;
+const BURST: u64 = 1 << 20;
+
+/// Where a line comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// The guest's standard output.
+    Stdout,
+    /// The guest's standard error.
+    Stderr,
+    /// `wasi:logging`.
+    Logging,
+    /// The shim, about this guest: why a request failed.
+    Shim,
+}
+
+/// One line on its way to stdout.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: &'a str,
+    stream: Stream,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    level: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<&'a str>,
+    namespace: &'a str,
+    service: &'a str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
+    /// Lines of this service that were lost before this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dropped: Option<u64>,
+}
+
+/// The way to stdout: a queue bounded in bytes, emptied by a thread of its own.
+#[derive(Clone)]
+pub struct Lines {
+    queue: mpsc::Sender<String>,
+    queued: Arc<AtomicUsize>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Lines {
+    /// Starts the thread that writes to `out`; it ends when every sender is gone.
+    pub fn start(mut out: impl Write + Send + 'static) -> std::io::Result<Self> {
+        let (queue, lines) = mpsc::channel::<String>();
+        let queued = Arc::new(AtomicUsize::new(0));
+        let taken = queued.clone();
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+            for line in lines {
+                // Nothing can be done about a stdout that is gone; the lines are lost as they would be there.
+                let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+                taken.fetch_sub(line.len(), Relaxed);
+            }
+        })?;
+        Ok(Self { queue, queued, dropped: Arc::default() })
+    }
+
+    /// Lines lost since the start, all services together.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+
+    fn push(&self, line: String) -> bool {
+        let length = line.len();
+        if self.queued.fetch_add(length, Relaxed) + length > QUEUE_BYTES || self.queue.send(line).is_err() {
+            self.queued.fetch_sub(length, Relaxed);
+            return false;
+        }
+        true
+    }
+}
+
+/// What one service writes through.
+pub struct ServiceLog {
+    lines: Lines,
+    namespace: String,
+    service: String,
+    bucket: Mutex<Bucket>,
+    /// Lost lines that no later line has told of.
+    untold: AtomicU64,
+}
+
+impl ServiceLog {
+    /// A service's share of the log.
+    pub fn new(lines: Lines, namespace: &str, service: &str) -> Self {
+        Self {
+            lines,
+            namespace: namespace.to_owned(),
+            service: service.to_owned(),
+            bucket: Mutex::new(Bucket::new(RATE, BURST, Instant::now())),
+            untold: AtomicU64::new(0),
+        }
+    }
+
+    /// Writes one line, or counts it as lost.
+    pub fn write(&self, stream: Stream, level: Option<&str>, context: Option<&str>, message: &str, truncated: bool) {
+        let cost = (message.len() as u64).max(LEAST_COST);
+        let allowed = self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(cost, Instant::now());
+        let untold = self.untold.swap(0, Relaxed);
+        if !(allowed && self.push(stream, level, context, message, truncated, untold)) {
+            self.untold.fetch_add(untold + 1, Relaxed);
+            self.lines.dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn push(
+        &self,
+        stream: Stream,
+        level: Option<&str>,
+        context: Option<&str>,
+        message: &str,
+        truncated: bool,
+        untold: u64,
+    ) -> bool {
+        let mut time = String::new();
+        let line = Line {
+            time: SystemTime.format_time(&mut Writer::new(&mut time)).map_or("", |()| &time),
+            stream,
+            level,
+            context,
+            namespace: &self.namespace,
+            service: &self.service,
+            message,
+            truncated,
+            dropped: (untold > 0).then_some(untold),
+        };
+        serde_json::to_string(&line).is_ok_and(|mut text| {
+            text.push('\n');
+            self.lines.push(text)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Pipe(mpsc::Sender<Vec<u8>>);
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.send(bytes.to_vec()).map_err(std::io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_is_json_with_its_service() {
+        let (sender, lines) = mpsc::channel();
+        let log = ServiceLog::new(Lines::start(Pipe(sender)).expect("a thread"), "shop", "cart");
+        log.write(Stream::Logging, Some("info"), Some("boot"), "a \"b\"\n", false);
+        let line: serde_json::Value = serde_json::from_slice(&lines.recv().expect("a line")).expect("JSON");
+        assert!(line["time"].as_str().is_some_and(|t| t.len() > 20 && t.ends_with('Z')), "{line}");
+        for (key, want) in [
+            ("stream", "logging"),
+            ("level", "info"),
+            ("context", "boot"),
+            ("namespace", "shop"),
+            ("service", "cart"),
+            ("message", "a \"b\"\n"),
+        ] {
+            assert_eq!(line[key], want, "{key}");
+        }
+        assert!(line.get("dropped").is_none() && line.get("truncated").is_none());
+    }
+
+    #[test]
+    fn a_flood_is_cut_and_counted() {
+        let (sender, received) = mpsc::channel();
+        let lines = Lines::start(Pipe(sender)).expect("a thread");
+        let (loud, quiet) = (ServiceLog::new(lines.clone(), "a", "loud"), ServiceLog::new(lines.clone(), "a", "quiet"));
+        for _ in 0..100_000 {
+            loud.write(Stream::Stdout, None, None, "x", false);
+        }
+        quiet.write(Stream::Stdout, None, None, "here", false);
+        let dropped = lines.dropped();
+        assert!(dropped > 50_000 && dropped < 100_000, "{dropped} dropped");
+        drop((lines, loud, quiet));
+        let last = received.iter().last().expect("lines");
+        assert!(String::from_utf8_lossy(&last).contains("quiet"), "the other service's line came through");
+    }
+}

@@ -1,0 +1,193 @@
+//! When bytes came and went on one connection: what a client sees of a cold start, and which connections to end.
+//! In: reads, writes, requests; out: durations and a verdict. Pure but for the clock's type.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use super::stats::Stats;
+
+/// A request's head must be there this long after its first byte.
+pub const HEAD: Duration = Duration::from_secs(20);
+/// A connection without a request is closed after this long. Longer than the pools of usual proxies keep one.
+pub const IDLE: Duration = Duration::from_secs(90);
+/// A client that takes no byte of its answer for this long is gone.
+pub const STALL: Duration = Duration::from_secs(30);
+
+/// The times of one connection, in microseconds since it was accepted, plus one; zero is "not".
+pub struct ConnectionClock {
+    accepted: Instant,
+    /// First byte of the request that is being received.
+    receiving: AtomicU64,
+    /// The last request ended.
+    idle: AtomicU64,
+    /// Writing has been waiting for the client.
+    stalled: AtomicU64,
+    active: AtomicU32,
+    /// A cold start's answer is about to be written.
+    armed: AtomicBool,
+    cold: Mutex<Option<(Arc<Stats>, Instant)>>,
+}
+
+/// What to do with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is in order.
+    Keep,
+    /// It has nothing to do: end it politely.
+    Close,
+    /// It takes part in nothing: drop it.
+    Abort,
+}
+
+impl ConnectionClock {
+    /// A connection that was accepted now.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            accepted: now,
+            receiving: AtomicU64::new(0),
+            idle: AtomicU64::new(1),
+            stalled: AtomicU64::new(0),
+            active: AtomicU32::new(0),
+            armed: AtomicBool::new(false),
+            cold: Mutex::new(None),
+        }
+    }
+
+    fn micros(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.accepted).as_micros()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    fn since(&self, then: u64, now: Instant) -> Option<Duration> {
+        (then > 0).then(|| Duration::from_micros(self.micros(now).saturating_sub(then)))
+    }
+
+    /// Bytes came. While no request is active they are the next one's.
+    pub fn read(&self, now: Instant) {
+        if self.receiving.load(Relaxed) == 0 && self.active.load(Relaxed) == 0 {
+            self.receiving.store(self.micros(now), Relaxed);
+        }
+    }
+
+    /// A request's head is complete: the time of its first byte, as far as it is known. With several requests at once
+    /// on one connection (HTTP/2, pipelining) only the first byte of the first is; the others count from now.
+    pub fn begin(&self, now: Instant) -> Instant {
+        self.active.fetch_add(1, Relaxed);
+        match self.receiving.swap(0, Relaxed) {
+            0 => now,
+            then => self.accepted + Duration::from_micros(then - 1),
+        }
+    }
+
+    /// The head of a cold start's answer is about to be written: the next byte out ends its time.
+    pub fn arm(&self, stats: Arc<Stats>, first_byte_in: Instant) {
+        *self.cold.lock().unwrap_or_else(PoisonError::into_inner) = Some((stats, first_byte_in));
+        self.armed.store(true, Relaxed);
+    }
+
+    /// Bytes went out.
+    pub fn wrote(&self, now: Instant) {
+        if self.stalled.load(Relaxed) != 0 {
+            self.stalled.store(0, Relaxed);
+        }
+        if self.armed.load(Relaxed) {
+            self.armed.store(false, Relaxed);
+            if let Some((stats, start)) = self.cold.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                stats.first_byte.record(now.saturating_duration_since(start));
+            }
+        }
+    }
+
+    /// The client takes no more bytes for now.
+    pub fn write_blocked(&self, now: Instant) {
+        if self.stalled.load(Relaxed) == 0 {
+            self.stalled.store(self.micros(now), Relaxed);
+        }
+    }
+
+    /// An answer was handed over to the last byte, or the request is gone.
+    pub fn end(&self, now: Instant) {
+        self.idle.store(self.micros(now), Relaxed);
+        self.active.fetch_sub(1, Relaxed);
+    }
+
+    /// What to do with the connection.
+    pub fn verdict(&self, now: Instant, http2: bool) -> Verdict {
+        let past = |then: &AtomicU64, limit| self.since(then.load(Relaxed), now).is_some_and(|time| time > limit);
+        if past(&self.stalled, STALL) {
+            return Verdict::Abort;
+        }
+        if self.active.load(Relaxed) > 0 {
+            return Verdict::Keep;
+        }
+        // Between requests an HTTP/2 connection carries pings: bytes there are no sign of a request.
+        if !http2 && past(&self.receiving, HEAD) {
+            return Verdict::Abort;
+        }
+        if past(&self.idle, IDLE * 2) {
+            Verdict::Abort
+        } else if past(&self.idle, IDLE) {
+            Verdict::Close
+        } else {
+            Verdict::Keep
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podless_link::histogram::quantile;
+
+    use super::*;
+
+    fn seconds(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn the_first_byte_is_what_the_client_sees() {
+        let t = Instant::now();
+        let (clock, stats) = (ConnectionClock::new(t), Arc::new(Stats::default()));
+        for round in [1, 20] {
+            let start = t + seconds(round);
+            clock.read(start);
+            clock.read(start + Duration::from_millis(5));
+            let first = clock.begin(start + Duration::from_millis(6));
+            clock.wrote(start + Duration::from_millis(7)); // 100 Continue
+            clock.arm(stats.clone(), first);
+            clock.wrote(start + Duration::from_millis(10));
+            clock.wrote(start + Duration::from_millis(500)); // the rest of the body
+            clock.end(start + Duration::from_millis(600));
+        }
+        let counts = stats.first_byte.counts();
+        assert_eq!(counts.values().sum::<u64>(), 2);
+        for q in [0.0, 1.0] {
+            let micros = quantile(&counts, q).expect("counted");
+            assert!((micros - 10_000.0).abs() < 600.0, "{micros}");
+        }
+    }
+
+    #[test]
+    fn verdicts() {
+        let t = Instant::now();
+        let clock = ConnectionClock::new(t);
+        assert_eq!(clock.verdict(t + seconds(80), false), Verdict::Keep);
+        assert_eq!(clock.verdict(t + seconds(91), false), Verdict::Close);
+        assert_eq!(clock.verdict(t + seconds(181), false), Verdict::Abort);
+        clock.read(t + seconds(10));
+        assert_eq!(clock.verdict(t + seconds(29), false), Verdict::Keep);
+        assert_eq!(clock.verdict(t + seconds(31), false), Verdict::Abort, "a head that does not come");
+        assert_eq!(clock.verdict(t + seconds(31), true), Verdict::Keep);
+        clock.begin(t + seconds(11));
+        assert_eq!(clock.verdict(t + seconds(3600), false), Verdict::Keep, "the request has its own deadline");
+        clock.write_blocked(t + seconds(20));
+        assert_eq!(clock.verdict(t + seconds(51), false), Verdict::Abort, "a client that takes nothing");
+        clock.wrote(t + seconds(21));
+        clock.end(t + seconds(22));
+        assert_eq!(clock.verdict(t + seconds(51), false), Verdict::Keep);
+    }
+}

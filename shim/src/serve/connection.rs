@@ -1,0 +1,116 @@
+//! One connection: bytes in, requests to their service, until it ends, idles for too long or is asked to close.
+
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Instant};
+
+use http::{HeaderValue, Version, header};
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{net::TcpStream, sync::watch, time};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Node, Phase, Route,
+    clock::{ConnectionClock, Verdict},
+    request,
+    stream::TimedStream,
+};
+
+/// Most bytes of a request's head, and of what HTTP/1 reads ahead.
+const HEAD_BYTES: usize = 64 << 10;
+/// Most headers of a request.
+const HEADERS: usize = 128;
+/// Most requests at once on one HTTP/2 connection.
+const STREAMS: u32 = 200;
+/// How often a connection is looked at: what its time limits are exact to.
+const LOOK: time::Duration = time::Duration::from_secs(5);
+/// A ping that an HTTP/2 client does not answer in this time ends the connection.
+const PING: time::Duration = time::Duration::from_secs(20);
+
+/// How connections speak HTTP: 1.1, and 2 by prior knowledge.
+pub fn protocol() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // The connection's clock covers it, and the time between requests too.
+        .header_read_timeout(None)
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEADERS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEAD_BYTES as u32)
+        .max_send_buf_size(256 << 10);
+    builder
+}
+
+/// Serves one connection of a service's port until it ends. `closing` is cancelled when the port closes.
+pub async fn serve(stream: TcpStream, route: Arc<Route>, node: Arc<Node>, closing: CancellationToken) {
+    // Small answers must not wait for the client's acknowledgement of the last ones.
+    let _ = stream.set_nodelay(true);
+    let clock = Arc::new(ConnectionClock::new(Instant::now()));
+    let io = TokioIo::new(TimedStream::new(stream, clock.clone()));
+    let http2 = std::sync::atomic::AtomicBool::new(false);
+    let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
+        let is_http2 = request.version() == Version::HTTP_2;
+        http2.store(is_http2, std::sync::atomic::Ordering::Relaxed);
+        let (service, node, clock) = (route.load(), node.clone(), clock.clone());
+        async move {
+            let mut response = request::answer(service, &node.instances, &clock, request).await;
+            if !is_http2 && *node.phase.borrow() != Phase::Serving {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut connection = pin!(node.protocol.serve_connection(io, service));
+    let mut phase = node.phase.subscribe();
+    let mut looks = time::interval_at(time::Instant::now() + LOOK, LOOK);
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            // Errors are the client's: a reset, a broken head. There is nobody to tell.
+            _ = connection.as_mut() => return,
+            () = close_asked(&mut phase, &closing, &http2), if !asked => {
+                asked = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            _ = looks.tick() => match clock.verdict(Instant::now(), http2.load(std::sync::atomic::Ordering::Relaxed)) {
+                Verdict::Keep => {}
+                Verdict::Close => connection.as_mut().graceful_shutdown(),
+                Verdict::Abort => return,
+            },
+        }
+    }
+}
+
+/// Returns when the connection is to close: its port closes, or the shim does. While the shim lingers, HTTP/2 clients
+/// that are connected are told (GOAWAY) to come again elsewhere; HTTP/1 clients learn it from their next answer.
+async fn close_asked(
+    phase: &mut watch::Receiver<Phase>,
+    closing: &CancellationToken,
+    http2: &std::sync::atomic::AtomicBool,
+) {
+    let started_in = *phase.borrow();
+    let shim = async {
+        loop {
+            let now = *phase.borrow_and_update();
+            let goaway = now == Phase::Lingering
+                && started_in == Phase::Serving
+                && http2.load(std::sync::atomic::Ordering::Relaxed);
+            if now == Phase::Closing || goaway || phase.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = closing.cancelled() => {}
+        () = shim => {}
+    }
+}

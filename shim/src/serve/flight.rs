@@ -1,0 +1,108 @@
+//! One request on its way: its deadline and its permits, shared by the connection that waits for the answer and the
+//! instance that makes it. The permits come back when both are done.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use futures::task::AtomicWaker;
+use tokio::time::{Instant, Sleep, sleep_until};
+use wasmtime_wasi_http::handler::{WorkerExpiration, WorkerStatus};
+
+use super::budget::Permit;
+
+/// A request that was admitted.
+pub struct Flight {
+    deadline: Instant,
+    given_up: AtomicBool,
+    waker: AtomicWaker,
+    _permits: [Permit; 2],
+}
+
+impl Flight {
+    /// A request that must be done by `deadline`, with its shares of the service's and of the node's budget.
+    pub fn new(deadline: Instant, permits: [Permit; 2]) -> Arc<Self> {
+        Arc::new(Self { deadline, given_up: AtomicBool::new(false), waker: AtomicWaker::new(), _permits: permits })
+    }
+
+    /// When it must be done.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Whether nobody waits for the answer any more, or it came too late.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.load(Relaxed)
+    }
+
+    fn give_up(&self) {
+        self.given_up.store(true, Relaxed);
+        self.waker.wake();
+    }
+}
+
+/// The waiting side: dropped before the answer's head is there, it ends the instance.
+pub struct Waiting {
+    flight: Arc<Flight>,
+    answered: bool,
+}
+
+impl Waiting {
+    /// Waits for this request.
+    pub fn new(flight: Arc<Flight>) -> Self {
+        Self { flight, answered: false }
+    }
+
+    /// The head of the answer is there: the instance may go on until the deadline.
+    pub fn answered(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.flight.give_up();
+        }
+    }
+}
+
+/// The instance's side: ends it at the deadline or when nobody waits. `ProxyHandler` asks it outside the guest's event
+/// loop, so a guest that never comes back from a loop is ended too, at its next epoch tick.
+pub struct Expiration {
+    flight: Arc<OnceLock<Arc<Flight>>>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Expiration {
+    /// Expires when the request does that the cell is going to hold.
+    pub fn new(flight: Arc<OnceLock<Arc<Flight>>>) -> Self {
+        Self { flight, timer: None }
+    }
+}
+
+impl WorkerExpiration for Expiration {
+    fn poll(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        _: WorkerStatus,
+        _: std::time::Instant,
+    ) -> Poll<()> {
+        let Some(flight) = self.flight.get().cloned() else { return Poll::Pending };
+        flight.waker.register(context.waker());
+        if flight.is_given_up() {
+            return Poll::Ready(());
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(flight.deadline)));
+        if timer.as_mut().poll(context).is_ready() {
+            flight.given_up.store(true, Relaxed);
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}

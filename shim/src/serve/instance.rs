@@ -1,0 +1,132 @@
+//! A fresh instance for each request: the linked component in, a store with a live instance out, dropped after its one
+//! request. `ProxyHandler` drives it for WASI 0.2 and 0.3 alike.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use tokio::time::timeout;
+use wasmtime::{Engine, Store, StoreContextMut, component::GuestTaskId, error::Context as _};
+use wasmtime_wasi_http::{
+    WasiHttpView,
+    handler::{HandlerState, Instance, ProxyPre, ShouldAccept, WorkerState},
+};
+
+use super::{
+    flight::{Expiration, Flight},
+    stats::{Level, Stats},
+};
+use crate::host::{
+    self, Guest,
+    log::{ServiceLog, Stream},
+};
+
+/// What a service's instances are made from.
+pub struct Instances {
+    /// The engine.
+    pub engine: Engine,
+    /// The component with its imports resolved.
+    pub component: ProxyPre<Guest>,
+    /// Its environment.
+    pub env: Vec<(String, String)>,
+    /// Most linear memory of one instance, in bytes.
+    pub memory: usize,
+    /// How long making an instance may take: a component's start function is guest code too.
+    pub timeout: Duration,
+    /// Where it logs.
+    pub log: Arc<ServiceLog>,
+    /// Its counters.
+    pub stats: Arc<Stats>,
+    /// Live instances of the node.
+    pub live: Arc<Level>,
+}
+
+/// Making the instance took longer than the request may.
+#[derive(Debug, thiserror::Error)]
+#[error("starting the component took longer than a request may")]
+pub struct StartTimeout;
+
+impl HandlerState for Instances {
+    type StoreData = Guest;
+    type WorkerExpiration = Expiration;
+    type WorkerState = Worker;
+
+    async fn instantiate(&self) -> wasmtime::Result<Instance<Guest, Expiration, Worker>> {
+        let started = Instant::now();
+        self.stats.cold_starts.fetch_add(1, Relaxed);
+        let live = Live::new(&self.stats, &self.live);
+        let mut store = host::store(&self.engine, &self.log, &self.env, self.memory);
+        let proxy = timeout(self.timeout, self.component.instantiate_async(&mut store)).await.context(StartTimeout)??;
+        self.stats.instantiate.record(started.elapsed());
+        let flight = Arc::new(OnceLock::new());
+        Ok(Instance {
+            store,
+            proxy,
+            view: Guest::http,
+            expiration: Expiration::new(flight.clone()),
+            state: Worker { flight, log: self.log.clone(), _live: live },
+        })
+    }
+}
+
+/// One instance at work.
+pub struct Worker {
+    flight: Arc<OnceLock<Arc<Flight>>>,
+    log: Arc<ServiceLog>,
+    // Dropped with the worker, after its store: only then is the instance's memory free.
+    _live: Live,
+}
+
+impl WorkerState for Worker {
+    type StoreData = Guest;
+    type RequestData = Arc<Flight>;
+
+    fn should_accept_request(&self, _: usize, _: usize) -> ShouldAccept {
+        // The request that it was made for is handed over directly; there is never a second one.
+        ShouldAccept::Never
+    }
+
+    fn on_request_start(
+        &self,
+        _: StoreContextMut<'_, Guest>,
+        flight: Arc<Flight>,
+        _: GuestTaskId,
+    ) -> Pin<Box<dyn Future<Output = ()> + 'static + Send + Sync>> {
+        let _ = self.flight.set(flight);
+        // `Expiration` ends the instance; a second clock inside the guest's event loop would add nothing.
+        Box::pin(std::future::pending())
+    }
+
+    fn drop(&self, store: Store<Guest>, result: Result<(), wasmtime::Error>) {
+        let ended = self.flight.get().is_some_and(|flight| flight.is_given_up());
+        if let Err(error) = result
+            && !ended
+        {
+            self.log.write(Stream::Shim, Some("error"), None, &format!("the instance failed: {error:#}"), false);
+        }
+        drop(store);
+    }
+}
+
+/// Counts an instance as live for as long as it exists.
+struct Live {
+    service: Arc<Stats>,
+    node: Arc<Level>,
+}
+
+impl Live {
+    fn new(service: &Arc<Stats>, node: &Arc<Level>) -> Self {
+        service.instances.up();
+        node.up();
+        Self { service: service.clone(), node: node.clone() }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.service.instances.down();
+        self.node.down();
+    }
+}

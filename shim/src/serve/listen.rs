@@ -1,0 +1,121 @@
+//! A service's port: accepts connections until it is closed, then lets those that are there end.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::Semaphore,
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Node, Route, connection};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
+/// Most connections of one port: one service's clients must leave room for the others'.
+const CONNECTIONS: usize = 4096;
+/// Pause after an error of `accept` that does not pass by itself, as when descriptors run out.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// An open port.
+pub struct Listener {
+    /// What is answered on it.
+    pub route: Arc<Route>,
+    accepting: CancellationToken,
+    closing: CancellationToken,
+    aborting: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Listener {
+    /// Opens the port; what the route holds is served at once. Must run on the serving runtime.
+    pub fn open(port: u16, route: Arc<Route>, node: Arc<Node>) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
+        let listener = socket.listen(BACKLOG)?;
+        let this = Self {
+            route,
+            accepting: CancellationToken::new(),
+            closing: CancellationToken::new(),
+            aborting: CancellationToken::new(),
+            connections: TaskTracker::new(),
+        };
+        tokio::spawn(accept(
+            listener,
+            this.route.clone(),
+            node,
+            this.accepting.clone(),
+            this.closing.clone(),
+            this.aborting.clone(),
+            this.connections.clone(),
+        ));
+        Ok(this)
+    }
+
+    /// Takes no new connection, lets requests in flight end until `deadline`, then drops what is left.
+    pub async fn close(self, deadline: Instant) {
+        self.accepting.cancel();
+        self.closing.cancel();
+        self.connections.close();
+        if timeout_at(deadline, self.connections.wait()).await.is_err() {
+            self.aborting.cancel();
+            self.connections.wait().await;
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.accepting.cancel();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    route: Arc<Route>,
+    node: Arc<Node>,
+    accepting: CancellationToken,
+    closing: CancellationToken,
+    aborting: CancellationToken,
+    connections: TaskTracker,
+) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let next = async {
+        loop {
+            // Both places are taken before a connection is: what does not fit waits in the kernel's backlog.
+            let (Ok(ours), Ok(nodes)) =
+                (room.clone().acquire_owned().await, node.connections.clone().acquire_owned().await)
+            else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let served = connection::serve(stream, route.clone(), node.clone(), closing.clone());
+                    let aborting = aborting.clone();
+                    connections.spawn(async move {
+                        tokio::select! {
+                            () = served => {}
+                            () = aborting.cancelled() => {}
+                        }
+                        drop((ours, nodes));
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = accepting.cancelled() => {}
+        () = next => {}
+    }
+}

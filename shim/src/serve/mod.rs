@@ -1,0 +1,80 @@
+//! The hot path, on all cores: a port's connections, their requests, an instance for each. Nothing here waits for the
+//! control loop; a request reads one snapshot of its route.
+
+mod body;
+pub mod budget;
+mod clock;
+mod connection;
+pub mod epoch;
+mod flight;
+pub mod instance;
+pub mod listen;
+mod refusal;
+mod request;
+pub mod service;
+pub mod stats;
+mod stream;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use hyper_util::{rt::TokioExecutor, server::conn::auto};
+use tokio::sync::{Semaphore, watch};
+
+use self::{budget::Budget, service::Service, stats::Level};
+
+/// What a port answers with: the service that has it now.
+pub struct Route(ArcSwapOption<Service>);
+
+impl Route {
+    /// A route to a service.
+    pub fn new(service: Arc<Service>) -> Self {
+        Self(ArcSwapOption::new(Some(service)))
+    }
+
+    /// Routes to another service or generation; requests in flight keep the one they have.
+    pub fn swap(&self, service: Option<Arc<Service>>) {
+        self.0.store(service);
+    }
+
+    fn load(&self) -> Option<Arc<Service>> {
+        self.0.load_full()
+    }
+}
+
+/// How far the shim's end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It serves.
+    Serving,
+    /// It serves on while the cluster learns that it goes; clients are asked to come again elsewhere.
+    Lingering,
+    /// It takes nothing new.
+    Closing,
+}
+
+/// What all services of the shim share.
+pub struct Node {
+    /// Instances that may be live at once.
+    pub instances: Arc<Budget>,
+    /// Live instances.
+    pub live: Arc<Level>,
+    /// Connections that may be open at once.
+    pub connections: Arc<Semaphore>,
+    /// How far the shim's end has come.
+    pub phase: watch::Sender<Phase>,
+    protocol: auto::Builder<TokioExecutor>,
+}
+
+impl Node {
+    /// A node that serves.
+    pub fn new(instances: usize, connections: usize) -> Self {
+        Self {
+            instances: Budget::new(instances),
+            live: Arc::default(),
+            connections: Arc::new(Semaphore::new(connections)),
+            phase: watch::Sender::new(Phase::Serving),
+            protocol: connection::protocol(),
+        }
+    }
+}

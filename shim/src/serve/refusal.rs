@@ -1,0 +1,114 @@
+//! Why a request got no answer from its component: an error in, a status code and one plain line out. Pure. The line
+//! says what happened, never what is inside the guest: that goes to the log.
+
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use wasmtime::{PoolConcurrencyLimitError, Trap};
+use wasmtime_wasi_http::{
+    WasiBody,
+    handler::{InstantiationError, TrapOrPanicError},
+};
+
+use super::{flight::Flight, instance::StartTimeout};
+
+/// Seconds after which a client that was refused may come again.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// What went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nothing is served here.
+    NoService,
+    /// The request names no host.
+    NoHost,
+    /// The request's body exceeds the limit.
+    TooLarge,
+    /// The service's budget is exhausted.
+    Busy,
+    /// The node has no free instance.
+    NodeBusy,
+    /// The request took longer than it may.
+    Timeout,
+    /// The component trapped: a panic, its memory's limit, an exit.
+    Trapped,
+    /// The component could not be instantiated.
+    NotStarted,
+    /// The component ended without an answer, or answered with an error code.
+    NoAnswer,
+}
+
+impl Refusal {
+    /// What an error of the handler means. `None` of the lines below tells of the guest's inside.
+    pub fn of(error: &wasmtime::Error) -> Self {
+        if let Some(start) = error.downcast_ref::<InstantiationError<std::sync::Arc<Flight>>>() {
+            return if start.error.is::<PoolConcurrencyLimitError>() {
+                Self::NodeBusy
+            } else if start.error.is::<StartTimeout>() {
+                Self::Timeout
+            } else {
+                Self::NotStarted
+            };
+        }
+        if error.is::<Trap>() || error.is::<TrapOrPanicError>() || error.is::<wasmtime_wasi::I32Exit>() {
+            Self::Trapped
+        } else {
+            Self::NoAnswer
+        }
+    }
+
+    /// The status code and the line.
+    pub fn parts(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::NoService => (StatusCode::SERVICE_UNAVAILABLE, "the service has left this node\n"),
+            Self::NoHost => (StatusCode::BAD_REQUEST, "the request has no Host header\n"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the request body exceeds 64 MiB\n"),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "the service has as many requests in flight as it may\n"),
+            Self::NodeBusy => (StatusCode::SERVICE_UNAVAILABLE, "the node has no free instance\n"),
+            Self::Timeout => (StatusCode::GATEWAY_TIMEOUT, "the component did not answer in time\n"),
+            Self::Trapped => (StatusCode::INTERNAL_SERVER_ERROR, "the component failed\n"),
+            Self::NotStarted => (StatusCode::INTERNAL_SERVER_ERROR, "the component could not be started\n"),
+            Self::NoAnswer => (StatusCode::BAD_GATEWAY, "the component gave no answer\n"),
+        }
+    }
+
+    /// The answer.
+    pub fn response(self) -> Response<WasiBody> {
+        let (code, line) = self.parts();
+        let mut response = Response::new(Full::from(line).map_err(|never| match never {}).boxed_unsync());
+        *response.status_mut() = code;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if code == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
+    }
+
+    /// Whether the request was turned away for want of capacity.
+    pub fn is_rejection(self) -> bool {
+        matches!(self, Self::Busy | Self::NodeBusy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::error::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn a_trap_is_found_under_its_context() {
+        let trap = Err::<(), _>(wasmtime::Error::from(Trap::UnreachableCodeReached)).context("while answering");
+        assert_eq!(Refusal::of(&trap.expect_err("an error")), Refusal::Trapped);
+        assert_eq!(Refusal::of(&wasmtime::Error::from(TrapOrPanicError)), Refusal::Trapped);
+        assert_eq!(Refusal::of(&wasmtime::Error::msg("never set")), Refusal::NoAnswer);
+    }
+
+    #[test]
+    fn a_busy_answer_says_when_to_come_again() {
+        let busy = Refusal::Busy.response();
+        assert_eq!(busy.status(), 503);
+        assert_eq!(busy.headers()[header::RETRY_AFTER], "1");
+        assert!(!Refusal::Timeout.response().headers().contains_key(header::RETRY_AFTER));
+    }
+}

@@ -1,0 +1,140 @@
+//! The way of one request: admitted, handed to a fresh instance, answered. Whatever happens, the client gets a status
+//! code and one line.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use http::{HeaderValue, Request, Response, Version, header};
+use hyper::body::{Body, Incoming};
+use tokio::time::timeout_at;
+use wasmtime_wasi_http::{WasiBody, handler::InstantiationError};
+
+use super::{
+    body::{Active, Answer, Limited, MAX_REQUEST},
+    budget::Budget,
+    clock::ConnectionClock,
+    flight::{Flight, Waiting},
+    refusal::Refusal,
+    service::Service,
+};
+use crate::host::log::Stream;
+
+/// Longest time that a request waits for a place.
+const QUEUE: Duration = Duration::from_secs(1);
+
+/// Answers a request of this connection.
+pub async fn answer(
+    service: Option<Arc<Service>>,
+    node: &Arc<Budget>,
+    clock: &Arc<ConnectionClock>,
+    request: Request<Incoming>,
+) -> Response<Answer> {
+    let first_byte_in = clock.begin(Instant::now());
+    let active = Active::new(clock.clone());
+    let http2 = request.version() == Version::HTTP_2;
+    let Some(service) = service else {
+        return Refusal::NoService.response().map(|body| Answer::new(body, active));
+    };
+    let in_flight = InFlight::new(&service);
+    let result = serve(&service, node, request).await;
+    drop(in_flight);
+    let cold = result.is_ok();
+    let response = result.unwrap_or_else(|refusal| {
+        if refusal.is_rejection() {
+            service.stats.rejected.fetch_add(1, Relaxed);
+        }
+        refusal.response()
+    });
+    service.stats.answered(response.status());
+    if cold && http2 {
+        // Streams share the connection's bytes; the head is handed over here, microseconds before it is written.
+        service.stats.first_byte.record(first_byte_in.elapsed());
+    } else if cold {
+        clock.arm(service.stats.clone(), first_byte_in);
+    }
+    response.map(|body| Answer::new(body, active))
+}
+
+async fn serve(
+    service: &Service,
+    node: &Arc<Budget>,
+    request: Request<Incoming>,
+) -> Result<Response<WasiBody>, Refusal> {
+    let now = tokio::time::Instant::now();
+    let (request, too_large) = admit(request, service)?;
+    let until = now + service.timeout.min(QUEUE);
+    let ours = service.budget.acquire(until).await.map_err(|_| Refusal::Busy)?;
+    let nodes = node.acquire(until).await.map_err(|_| Refusal::NodeBusy)?;
+    let flight = Flight::new(now + service.timeout, [ours, nodes]);
+    let waiting = Waiting::new(flight.clone());
+    let result = timeout_at(flight.deadline(), service.handler.handle(flight.clone(), request)).await;
+    let refusal = match result {
+        Ok(Ok(response)) => {
+            waiting.answered();
+            return Ok(response);
+        }
+        _ if too_large.load(Relaxed) => Refusal::TooLarge,
+        Ok(Err(_)) if flight.is_given_up() => Refusal::Timeout,
+        Ok(Err(error)) => {
+            let refusal = Refusal::of(&error);
+            tell(service, refusal, Some(&error));
+            return Err(refusal);
+        }
+        Err(_) => Refusal::Timeout,
+    };
+    tell(service, refusal, None);
+    Err(refusal)
+}
+
+/// Checks what can be checked before anything is spent on the request.
+fn admit(
+    request: Request<Incoming>,
+    service: &Service,
+) -> Result<(Request<WasiBody>, Arc<AtomicBool>), Refusal> {
+    if request.body().size_hint().lower() > MAX_REQUEST {
+        return Err(Refusal::TooLarge);
+    }
+    let (mut parts, body) = request.into_parts();
+    if parts.uri.authority().is_none() && !parts.headers.contains_key(header::HOST) {
+        // HTTP/1.0 has no Host; the component gets the one name that is certain.
+        if parts.version != Version::HTTP_10 {
+            return Err(Refusal::NoHost);
+        }
+        let name = format!("{}.{}", service.identity.name, service.identity.namespace);
+        parts.headers.insert(header::HOST, HeaderValue::from_str(&name).map_err(|_| Refusal::NoHost)?);
+    }
+    let (body, too_large) = Limited::new(body);
+    Ok((Request::from_parts(parts, body), too_large))
+}
+
+/// Tells the service's log what the client is not told.
+fn tell(service: &Service, refusal: Refusal, error: Option<&wasmtime::Error>) {
+    let (code, line) = refusal.parts();
+    let mut message = format!("{}: {}", code.as_u16(), line.trim_end());
+    if let Some(error) = error {
+        let start = error.downcast_ref::<InstantiationError<Arc<Flight>>>();
+        message += &start.map_or_else(|| format!(": {error:#}"), |start| format!(": {:#}", start.error));
+    }
+    service.log.write(Stream::Shim, Some("error"), None, &message, false);
+}
+
+/// Counts the request as in flight.
+struct InFlight<'a>(&'a Service);
+
+impl<'a> InFlight<'a> {
+    fn new(service: &'a Service) -> Self {
+        service.stats.in_flight.up();
+        Self(service)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.stats.in_flight.down();
+    }
+}

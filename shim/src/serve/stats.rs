@@ -1,0 +1,173 @@
+//! Counters of one service, kept across its generations: written on the hot path without locks, read by reports and
+//! metrics.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use podless_link::{
+    histogram::{BUCKETS, bucket_of},
+    v1,
+};
+
+/// A histogram of durations.
+pub struct Histogram {
+    counts: Box<[AtomicU32]>,
+    /// Microseconds, all together.
+    sum: AtomicU64,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { counts: (0..BUCKETS).map(|_| AtomicU32::new(0)).collect(), sum: AtomicU64::new(0) }
+    }
+}
+
+impl Histogram {
+    /// Counts one duration.
+    pub fn record(&self, duration: Duration) {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        if let Some(count) = self.counts.get(bucket_of(micros)) {
+            count.fetch_add(1, Relaxed);
+            self.sum.fetch_add(micros, Relaxed);
+        }
+    }
+
+    /// Counts by bucket, without the empty ones.
+    pub fn counts(&self) -> HashMap<u32, u64> {
+        let counts = self.counts.iter().enumerate().map(|(bucket, count)| (bucket as u32, count.load(Relaxed).into()));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// All durations together.
+    pub fn sum(&self) -> Duration {
+        Duration::from_micros(self.sum.load(Relaxed))
+    }
+
+    fn message(&self) -> Option<v1::Histogram> {
+        Some(v1::Histogram { counts: self.counts() })
+    }
+}
+
+/// How many there are now, and were at most.
+#[derive(Default)]
+pub struct Level {
+    now: AtomicU32,
+    peak: AtomicU32,
+}
+
+impl Level {
+    /// One more.
+    pub fn up(&self) {
+        let now = self.now.fetch_add(1, Relaxed) + 1;
+        // Reading first spares the write in the usual case.
+        if now > self.peak.load(Relaxed) {
+            self.peak.fetch_max(now, Relaxed);
+        }
+    }
+
+    /// One less.
+    pub fn down(&self) {
+        self.now.fetch_sub(1, Relaxed);
+    }
+
+    /// How many there are.
+    pub fn now(&self) -> u32 {
+        self.now.load(Relaxed)
+    }
+
+    /// Most that there were at once.
+    pub fn peak(&self) -> u32 {
+        self.peak.load(Relaxed)
+    }
+}
+
+/// What is counted for one service since the process started.
+#[derive(Default)]
+pub struct Stats {
+    /// Requests being answered, waiting included.
+    pub in_flight: Level,
+    /// Live instances.
+    pub instances: Level,
+    /// Answers by class of their code: 1xx to 5xx.
+    pub answers: [AtomicU64; 5],
+    /// Answered 503 because the budget, or the node, was exhausted.
+    pub rejected: AtomicU64,
+    /// Requests that had to load or to instantiate.
+    pub cold_starts: AtomicU64,
+    /// Durations of the cold starts' phases.
+    pub fetch: Histogram,
+    /// Mapping the machine code.
+    pub load: Histogram,
+    /// Resolving the imports.
+    pub link: Histogram,
+    /// Making an instance.
+    pub instantiate: Histogram,
+    /// From the first byte of the request received to the first byte of the answer sent.
+    pub first_byte: Histogram,
+}
+
+impl Stats {
+    /// Answers of all classes.
+    pub fn requests(&self) -> u64 {
+        self.answers.iter().map(|class| class.load(Relaxed)).sum()
+    }
+
+    /// Counts an answer.
+    pub fn answered(&self, code: http::StatusCode) {
+        if let Some(class) = self.answers.get(usize::from(code.as_u16() / 100).wrapping_sub(1)) {
+            class.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The phases as the link's message.
+    pub fn phases(&self) -> v1::Phases {
+        v1::Phases {
+            fetch: self.fetch.message(),
+            load: self.load.message(),
+            link: self.link.message(),
+            instantiate: self.instantiate.message(),
+            first_byte: self.first_byte.message(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podless_link::histogram::quantile;
+
+    use super::*;
+
+    #[test]
+    fn a_level_knows_its_peak() {
+        let level = Level::default();
+        level.up();
+        level.up();
+        level.down();
+        assert_eq!((level.now(), level.peak()), (1, 2));
+    }
+
+    #[test]
+    fn durations_come_back_as_quantiles() {
+        let histogram = Histogram::default();
+        for micros in 1..=100 {
+            histogram.record(Duration::from_micros(micros * 10));
+        }
+        let p50 = quantile(&histogram.counts(), 0.5).expect("counted");
+        assert!((p50 - 500.0).abs() < 35.0, "{p50}");
+        assert_eq!(histogram.sum(), Duration::from_micros(50_500));
+        histogram.record(Duration::MAX);
+        assert_eq!(histogram.counts().values().sum::<u64>(), 101);
+    }
+
+    #[test]
+    fn answers_count_by_class() {
+        let stats = Stats::default();
+        for code in [200, 204, 503] {
+            stats.answered(http::StatusCode::from_u16(code).expect("a code"));
+        }
+        assert_eq!((stats.requests(), stats.answers[1].load(Relaxed), stats.answers[4].load(Relaxed)), (3, 2, 1));
+    }
+}
