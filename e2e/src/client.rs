@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     net::SocketAddr,
+    os::fd::AsFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -68,7 +69,7 @@ where
     let path = client()?;
     let namespace = File::open(&path).with_context(|| format!("the client's namespace {path}"))?;
     Ok(std::thread::spawn(move || {
-        move_into_link_name_space((&namespace).into(), Some(LinkNameSpaceType::Network))?;
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(task())
     }))
 }

@@ -4,10 +4,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::{
-    Api, Client,
-    api::{ListParams, ObjectMeta},
-};
+use kube::{Api, Client, api::ListParams};
 use tokio::process::Command;
 
 use crate::{Namespace, RELEASE_NAMESPACE, Registry, env};
@@ -93,14 +90,5 @@ impl Cluster {
             .filter(|p| p.metadata.deletion_timestamp.is_none())
             .filter_map(|p| Some((p.spec.as_ref()?.node_name.clone()?, p)))
             .collect())
-    }
-
-    /// Applies an object of any built-in kind as a user would.
-    pub async fn apply<K>(&self, api: &Api<K>, object: &K) -> Result<K>
-    where
-        K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
-    {
-        let ObjectMeta { name: Some(name), .. } = object.meta() else { bail!("an object without a name") };
-        Ok(api.patch(name, &kube::api::PatchParams::apply("e2e").force(), &kube::api::Patch::Apply(object)).await?)
     }
 }

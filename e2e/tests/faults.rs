@@ -42,7 +42,7 @@ async fn a_killed_shim_serves_again_from_its_volume_within_two_seconds() -> Resu
     .await?;
     let seen = traffic.stop().await?;
     assert!(seen.longest_gap < Duration::from_secs(2), "out for {:?}", seen.longest_gap);
-    println!("shim killed: out for {:?}, {} of {} requests failed", seen.longest_gap, seen.failed.len(), seen.sent);
+    eprintln!("shim killed: out for {:?}, {} of {} requests failed", seen.longest_gap, seen.failed.len(), seen.sent);
     namespace.ready("hello").await?;
     namespace.delete().await
 }

@@ -102,7 +102,7 @@ async fn a_service_of_that_name_that_is_not_ours_is_left_alone() -> Result<()> {
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "taken"},
         "spec": {"selector": {"app": "theirs"}, "ports": [{"name": "web", "port": 8080}]}
     }))?;
-    let before = cluster.apply(&namespace.kube_services(), &theirs).await?;
+    let before = namespace.kube_services().create(&Default::default(), &theirs).await?;
     namespace.apply("taken", json!({"image": good})).await?;
     namespace.until_condition("taken", Ready, "False", "ServiceConflict").await?;
     let after = namespace.kube_services().get("taken").await?;

@@ -159,7 +159,7 @@ async fn an_update_loses_no_request() -> Result<()> {
     let after = namespace.slice("hello").await?;
     assert_eq!(before.ports, after.ports, "the port stays");
     let nodes = |slice: &k8s_openapi::api::discovery::v1::EndpointSlice| {
-        let mut nodes: Vec<_> = slice.endpoints.iter().flatten().filter_map(|e| e.node_name.clone()).collect();
+        let mut nodes: Vec<_> = slice.endpoints.iter().filter_map(|e| e.node_name.clone()).collect();
         nodes.sort();
         nodes
     };
