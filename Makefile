@@ -62,7 +62,8 @@ build: ## Build operator, shim and tools
 harness:
 	@cd e2e/cluster && go build -buildvcs=false -o $(CLUSTER) .
 
-guests: ## Build the components that tests serve
+guests: ## Build the components that tests serve, also as machine code
+	cargo build $(OPERATOR_SIDE) --example precompile
 	@scripts/guests
 
 image: ## Build the two container images into $PODLESS_CACHE/images (PROFILE=dist to ship them)
@@ -149,9 +150,9 @@ test-install: build test-up ## Install Podless on the cluster of the tests
 test-down: harness ## End the cluster of the tests
 	@$(TEST_CLUSTER) down
 
-# cargo install prints what it compiles: minutes, once.
+# cargo install prints what it compiles. Once, and unoptimised: it only starts tests.
 $(NEXTEST):
-	cargo install --locked cargo-nextest@$(NEXTEST_VERSION) --no-default-features --features default-no-update \
+	cargo install --debug --locked cargo-nextest@$(NEXTEST_VERSION) --no-default-features --features default-no-update \
 		--root $(PODLESS_CACHE)/tools/cargo-nextest-$(NEXTEST_VERSION) --target-dir $(CARGO_TARGET_DIR)/tools
 
 $(DENY):
