@@ -3,5 +3,13 @@
 //! `control` (one thread) learns what to serve, verifies, maps and links it; `serve` (all cores) answers requests and
 //! never waits for `control`; `host` is what guests find around them.
 
-pub mod host;
-pub mod serve;
+mod admin;
+pub mod cli;
+mod control;
+mod drain;
+mod host;
+mod metrics;
+mod node;
+pub mod run;
+mod serve;
+mod shared;

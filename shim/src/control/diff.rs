@@ -3,20 +3,20 @@
 use std::{collections::BTreeMap, time::Instant};
 
 /// A service that is wanted, in this generation.
-pub type Wanted = BTreeMap<String, u64>;
+pub(crate) type Wanted = BTreeMap<String, u64>;
 
 /// What there is of one service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Have {
+pub(crate) struct Have {
     /// The generation that serves.
-    pub serving: Option<u64>,
+    pub(crate) serving: Option<u64>,
     /// What was begun beside it.
-    pub work: Work,
+    pub(crate) work: Work,
 }
 
 /// What was begun.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Work {
+pub(crate) enum Work {
     /// Nothing.
     #[default]
     Idle,
@@ -33,7 +33,7 @@ pub enum Work {
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Load the wanted generation beside what serves.
     Load(String),
     /// Stop serving: it is wanted no more.
@@ -41,7 +41,7 @@ pub enum Step {
 }
 
 /// Compares. Doing every step and asking again gives none: the loop is done when nothing is left to do.
-pub fn diff(wanted: &Wanted, have: &BTreeMap<String, Have>, now: Instant) -> Vec<Step> {
+pub(crate) fn diff(wanted: &Wanted, have: &BTreeMap<String, Have>, now: Instant) -> Vec<Step> {
     let load = wanted.iter().filter(|(uid, generation)| {
         let have = have.get(*uid).copied().unwrap_or_default();
         have.serving != Some(**generation)

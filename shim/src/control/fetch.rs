@@ -16,7 +16,7 @@ const STALL: Duration = Duration::from_secs(20);
 
 /// Why there is no artifact.
 #[derive(Debug, thiserror::Error)]
-pub enum FetchError {
+pub(crate) enum FetchError {
     /// The operator is away.
     #[error("the operator is not connected")]
     Disconnected,
@@ -32,7 +32,7 @@ pub enum FetchError {
 }
 
 /// Fetches an artifact.
-pub async fn fetch(client: Option<Client>, store: &Store, seal: &Seal) -> Result<Verified, FetchError> {
+pub(crate) async fn fetch(client: Option<Client>, store: &Store, seal: &Seal) -> Result<Verified, FetchError> {
     let mut client = client.ok_or(FetchError::Disconnected)?;
     let request = FetchRequest { sha256: seal.code_sha256.clone() };
     let refused = |status| FetchError::Refused(Box::new(status));

@@ -28,21 +28,21 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const GOOD: Duration = Duration::from_secs(10);
 
 /// Calls to the operator, with this shim's token.
-pub type Client = LinkClient<InterceptedService<Channel, Token>>;
+pub(crate) type Client = LinkClient<InterceptedService<Channel, Token>>;
 
 /// Where the operator is and how the shim proves who it is.
 #[derive(Clone, Debug)]
-pub struct LinkConfig {
+pub(crate) struct LinkConfig {
     /// `https://podless-link.<namespace>.svc:9443`.
-    pub operator: String,
+    pub(crate) operator: String,
     /// The projected, audience-bound token; read for each connection, since the kubelet renews it.
-    pub token_file: PathBuf,
+    pub(crate) token_file: PathBuf,
     /// The mounted `podless-trust`.
-    pub trust_dir: PathBuf,
+    pub(crate) trust_dir: PathBuf,
 }
 
 /// What the link tells the control loop.
-pub enum LinkEvent {
+pub(crate) enum LinkEvent {
     /// A session begins: the loop says Hello on it first.
     Opened(Client, mpsc::Sender<FromShim>),
     /// The operator said something.
@@ -53,7 +53,7 @@ pub enum LinkEvent {
 
 /// Puts the token on each call.
 #[derive(Clone)]
-pub struct Token(MetadataValue<Ascii>);
+pub(crate) struct Token(MetadataValue<Ascii>);
 
 impl Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -91,7 +91,7 @@ impl From<tonic::transport::Error> for LinkError {
 }
 
 /// Keeps a session until the control loop is gone.
-pub async fn run(config: LinkConfig, events: mpsc::Sender<LinkEvent>) {
+pub(crate) async fn run(config: LinkConfig, events: mpsc::Sender<LinkEvent>) {
     let pauses = ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(100))
         .with_max_delay(Duration::from_secs(5))

@@ -12,27 +12,27 @@ use wasmtime::{Engine, component::Component};
 use super::store::Verified;
 
 /// Machine code that is mapped. Services with the same artifact share it.
-pub struct Code {
+pub(crate) struct Code {
     /// The component.
-    pub component: Component,
+    pub(crate) component: Component,
     /// Its file: the name of its mappings in `/proc/self/smaps`.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     // Open for as long as the code is mapped, so that what was verified can be told from what has its name.
     _verified: Verified,
 }
 
 /// The code that is mapped now, by the hash of its file.
 #[derive(Clone, Default)]
-pub struct Loaded(Arc<Mutex<HashMap<String, Weak<Code>>>>);
+pub(crate) struct Loaded(Arc<Mutex<HashMap<String, Weak<Code>>>>);
 
 impl Loaded {
     /// The code with this hash, when a service runs it.
-    pub fn get(&self, sha256: &str) -> Option<Arc<Code>> {
+    pub(crate) fn get(&self, sha256: &str) -> Option<Arc<Code>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(sha256)?.upgrade()
     }
 
     /// Maps verified machine code, unless another service did meanwhile.
-    pub fn load(&self, engine: &Engine, sha256: &str, verified: Verified) -> wasmtime::Result<Arc<Code>> {
+    pub(crate) fn load(&self, engine: &Engine, sha256: &str, verified: Verified) -> wasmtime::Result<Arc<Code>> {
         let mut loaded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(code) = loaded.get(sha256).and_then(Weak::upgrade) {
             return Ok(code);

@@ -21,34 +21,34 @@ use crate::host::{Guest, Linkers};
 
 /// What preparing takes from.
 #[derive(Clone)]
-pub struct Workshop {
+pub(crate) struct Workshop {
     /// The engine.
-    pub engine: Engine,
+    pub(crate) engine: Engine,
     /// What may be linked.
-    pub linkers: Arc<Linkers>,
+    pub(crate) linkers: Arc<Linkers>,
     /// Artifacts on disk.
-    pub store: Store,
+    pub(crate) store: Store,
     /// Artifacts in memory.
-    pub loaded: Loaded,
+    pub(crate) loaded: Loaded,
 }
 
 /// What is ready to be served.
-pub struct Prepared {
+pub(crate) struct Prepared {
     /// The component with its imports resolved.
-    pub component: ProxyPre<Guest>,
+    pub(crate) component: ProxyPre<Guest>,
     /// Its code.
-    pub code: Arc<Code>,
+    pub(crate) code: Arc<Code>,
     /// Receiving and verifying; `None` when it was mapped already.
-    pub fetch: Option<Duration>,
+    pub(crate) fetch: Option<Duration>,
     /// Mapping; `None` likewise.
-    pub load: Option<Duration>,
+    pub(crate) load: Option<Duration>,
     /// Resolving the imports.
-    pub link: Duration,
+    pub(crate) link: Duration,
 }
 
 /// Why it is not.
 #[derive(Debug, thiserror::Error)]
-pub enum PrepareError {
+pub(crate) enum PrepareError {
     /// The artifact did not come.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -68,7 +68,7 @@ pub enum PrepareError {
 
 impl PrepareError {
     /// A stable name, and whether it may pass by itself.
-    pub fn reason(&self) -> (&'static str, bool) {
+    pub(crate) fn reason(&self) -> (&'static str, bool) {
         match self {
             Self::Fetch(FetchError::Store(StoreError::Hash | StoreError::Size(_))) => ("artifact-mismatch", true),
             Self::Fetch(FetchError::Store(_)) | Self::Store(_) => ("storage-failed", true),
@@ -81,7 +81,11 @@ impl PrepareError {
 }
 
 /// Prepares what an order asks for.
-pub async fn prepare(shop: Workshop, order: Arc<Order>, client: Option<Client>) -> Result<Prepared, PrepareError> {
+pub(crate) async fn prepare(
+    shop: Workshop,
+    order: Arc<Order>,
+    client: Option<Client>,
+) -> Result<Prepared, PrepareError> {
     let sha256 = &order.seal.code_sha256;
     if let Some(code) = shop.loaded.get(sha256) {
         return link(&shop, &order, code, None, None);

@@ -12,27 +12,27 @@ use std::collections::HashMap;
 
 /// What is resident.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Resident {
+pub(crate) struct Resident {
     /// All of the process, in bytes.
-    pub total: u64,
+    pub(crate) total: u64,
     /// By the file of the artifact.
-    pub artifacts: HashMap<String, Share>,
+    pub(crate) artifacts: HashMap<String, Share>,
 }
 
 /// What is resident of one artifact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Share {
+pub(crate) struct Share {
     /// Bytes of its machine code.
-    pub code: u64,
+    pub(crate) code: u64,
     /// Bytes of its instances' linear memory, live ones and kept slots.
-    pub memory: u64,
+    pub(crate) memory: u64,
     /// Slots of the pool that hold these.
-    pub slots: u64,
+    pub(crate) slots: u64,
 }
 
 impl Share {
     /// All its bytes.
-    pub fn bytes(self) -> u64 {
+    pub(crate) fn bytes(self) -> u64 {
         self.code + self.memory
     }
 }
@@ -46,7 +46,7 @@ struct Mapping<'a> {
 }
 
 /// Reads the text of smaps; artifacts are the files below `dir`.
-pub fn parse(smaps: &str, dir: &str) -> Resident {
+pub(crate) fn parse(smaps: &str, dir: &str) -> Resident {
     let mut resident = Resident::default();
     let mut run: Vec<Mapping<'_>> = vec![];
     for mapping in mappings(smaps) {
@@ -64,7 +64,7 @@ pub fn parse(smaps: &str, dir: &str) -> Resident {
 
 /// Gives a run of adjacent mappings to the artifact whose file is among them.
 fn attribute(run: &[Mapping<'_>], dir: &str, artifacts: &mut HashMap<String, Share>) {
-    let owner = run.iter().find_map(|mapping| mapping.file.starts_with(dir).then_some(mapping));
+    let owner = run.iter().find(|mapping| mapping.file.starts_with(dir));
     let Some(owner) = owner else { return };
     // A file that was removed after an update is still mapped while its requests end.
     let file = owner.file.strip_suffix(" (deleted)").unwrap_or(owner.file);

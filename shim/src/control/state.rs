@@ -11,17 +11,17 @@ use podless_link::v1;
 use prost::Message as _;
 
 /// The directory of assignments.
-pub struct StateDir(PathBuf);
+pub(crate) struct StateDir(PathBuf);
 
 impl StateDir {
     /// Opens the directory, and makes it when it is not there.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         Ok(Self(dir.to_owned()))
     }
 
     /// Keeps what serves now. A crash leaves the old file or the new one.
-    pub fn keep(&self, uid: &str, received: &v1::Assign) -> io::Result<()> {
+    pub(crate) fn keep(&self, uid: &str, received: &v1::Assign) -> io::Result<()> {
         let (path, new) = (self.path(uid), self.0.join(format!("{uid}.new")));
         let mut options = fs::OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -30,7 +30,7 @@ impl StateDir {
     }
 
     /// Forgets a service.
-    pub fn forget(&self, uid: &str) -> io::Result<()> {
+    pub(crate) fn forget(&self, uid: &str) -> io::Result<()> {
         match fs::remove_file(self.path(uid)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -38,7 +38,7 @@ impl StateDir {
     }
 
     /// Everything that is kept. A file that cannot be read is left out: the operator sends the assignment again.
-    pub fn read(&self) -> io::Result<Vec<v1::Assign>> {
+    pub(crate) fn read(&self) -> io::Result<Vec<v1::Assign>> {
         let mut kept = vec![];
         for entry in fs::read_dir(&self.0)? {
             let path = entry?.path();

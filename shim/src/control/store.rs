@@ -19,29 +19,29 @@ const EXTENSION: &str = "cwasm";
 
 /// The directory of artifacts.
 #[derive(Clone)]
-pub struct Store(PathBuf);
+pub(crate) struct Store(PathBuf);
 
 /// A file whose bytes have the sealed hash. Made by this module only.
-pub struct Verified {
+pub(crate) struct Verified {
     file: File,
     path: PathBuf,
 }
 
 impl Verified {
     /// The read-only descriptor that was verified.
-    pub fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
     /// Where it lies: its name in `/proc/self/smaps`.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
 
 /// Why bytes were not taken.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
+pub(crate) enum StoreError {
     /// The disk.
     #[error("the artifact cannot be stored: {0}")]
     Io(#[from] io::Error),
@@ -55,7 +55,7 @@ pub enum StoreError {
 
 impl Store {
     /// Opens the directory, and removes what a crash left half received.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
         let dir = dir.join("artifacts");
         fs::create_dir_all(&dir)?;
         for entry in fs::read_dir(&dir)? {
@@ -68,7 +68,7 @@ impl Store {
     }
 
     /// The artifact when it lies here whole. A damaged file is removed. Hashes at about 2 GB/s: not for the hot path.
-    pub fn find(&self, seal: &Seal) -> Result<Option<Verified>, StoreError> {
+    pub(crate) fn find(&self, seal: &Seal) -> Result<Option<Verified>, StoreError> {
         let path = self.path(seal);
         let mut file = match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -85,7 +85,7 @@ impl Store {
     }
 
     /// Begins to receive an artifact.
-    pub fn receive(&self, seal: &Seal) -> Result<Receiving, StoreError> {
+    pub(crate) fn receive(&self, seal: &Seal) -> Result<Receiving, StoreError> {
         // Two services may be receiving the same bytes at once: each writes a file of its own.
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -104,7 +104,7 @@ impl Store {
     }
 
     /// Removes every artifact that is not among these hashes.
-    pub fn sweep(&self, used: &HashSet<&str>) -> io::Result<()> {
+    pub(crate) fn sweep(&self, used: &HashSet<&str>) -> io::Result<()> {
         for entry in fs::read_dir(&self.0)? {
             let path = entry?.path();
             let is_artifact = path.extension().is_some_and(|extension| extension == EXTENSION);
@@ -122,7 +122,7 @@ impl Store {
 }
 
 /// An artifact that is being received.
-pub struct Receiving {
+pub(crate) struct Receiving {
     seal: Seal,
     path: PathBuf,
     temporary: Temporary,
@@ -134,7 +134,7 @@ pub struct Receiving {
 
 impl Receiving {
     /// Takes the next bytes; never more than were sealed.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let left = self.left.checked_sub(bytes.len() as u64).ok_or(StoreError::Size(self.seal.code_size))?;
         self.hash.update(bytes);
         self.writer.write_all(bytes)?;
@@ -143,7 +143,7 @@ impl Receiving {
     }
 
     /// All bytes came: the file gets its name when they are the sealed ones.
-    pub fn finish(mut self) -> Result<Verified, StoreError> {
+    pub(crate) fn finish(mut self) -> Result<Verified, StoreError> {
         if self.left > 0 {
             return Err(StoreError::Size(self.seal.code_size));
         }

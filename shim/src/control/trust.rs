@@ -7,16 +7,16 @@ use podless_artifact::seal::{SealError, TrustedKeys};
 use podless_link::{TRUST_CA, TRUST_SEAL};
 
 /// The public halves of the operator's keys.
-pub struct Trust {
+pub(crate) struct Trust {
     /// Certificate authority of the link, PEM.
-    pub ca: String,
+    pub(crate) ca: String,
     /// Keys that seals and assignments are signed with.
-    pub keys: TrustedKeys,
+    pub(crate) keys: TrustedKeys,
 }
 
 /// Why there is nobody to believe.
 #[derive(Debug, thiserror::Error)]
-pub enum TrustError {
+pub(crate) enum TrustError {
     /// A file is not there.
     #[error("{0} cannot be read: is the ConfigMap podless-trust mounted? {1}")]
     Read(String, io::Error),
@@ -26,7 +26,7 @@ pub enum TrustError {
 }
 
 /// Reads the mounted ConfigMap.
-pub fn read(dir: &Path) -> Result<Trust, TrustError> {
+pub(crate) fn read(dir: &Path) -> Result<Trust, TrustError> {
     let read = |name: &str| {
         let path = dir.join(name);
         std::fs::read_to_string(&path).map_err(|error| TrustError::Read(path.display().to_string(), error))

@@ -15,32 +15,32 @@ const MAX_CODE: u64 = 1 << 30;
 
 /// A verified assignment.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub(crate) struct Order {
     /// Whose it is.
-    pub identity: Identity,
+    pub(crate) identity: Identity,
     /// Its generation.
-    pub generation: u64,
+    pub(crate) generation: u64,
     /// The service's port.
-    pub port: u16,
+    pub(crate) port: u16,
     /// Requests in flight that this shim takes.
-    pub budget: usize,
+    pub(crate) budget: usize,
     /// The artifact to serve.
-    pub seal: Seal,
+    pub(crate) seal: Seal,
     /// The component's environment. Its values may be secrets: never logged.
-    pub env: Vec<(String, String)>,
+    pub(crate) env: Vec<(String, String)>,
     /// Whether `wasi:logging` is granted.
-    pub logging: bool,
+    pub(crate) logging: bool,
     /// Most linear memory of one instance, in bytes.
-    pub memory: usize,
+    pub(crate) memory: usize,
     /// How long a request may take.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// As it was received: what is kept for the next start.
-    pub received: v1::Assign,
+    pub(crate) received: v1::Assign,
 }
 
 /// Why an assignment is refused.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// Not signed by the operator.
     #[error("the assignment's signature: {0}")]
     Signature(SealError),
@@ -64,7 +64,7 @@ pub enum Refused {
 
 impl Refused {
     /// A stable name.
-    pub fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Signature(_) => "signature-invalid",
             Self::Malformed(_) => "assignment-invalid",
@@ -75,14 +75,14 @@ impl Refused {
 }
 
 /// Reads whose an assignment is without believing anything of it: for the answer that it is refused.
-pub fn claimed(received: &v1::Assign) -> (String, u64) {
+pub(crate) fn claimed(received: &v1::Assign) -> (String, u64) {
     v1::Assignment::decode(received.assignment.as_slice())
         .map(|assignment| (assignment.service_uid, assignment.generation))
         .unwrap_or_default()
 }
 
 /// Checks an assignment and the seal in it.
-pub fn verify(received: v1::Assign, keys: &TrustedKeys, fingerprint: &str) -> Result<Order, Refused> {
+pub(crate) fn verify(received: v1::Assign, keys: &TrustedKeys, fingerprint: &str) -> Result<Order, Refused> {
     keys.verify(ASSIGNMENT_CONTEXT, &received.assignment, &received.signature).map_err(Refused::Signature)?;
     let assignment = v1::Assignment::decode(received.assignment.as_slice()).map_err(malformed)?;
     let sealed: Sealed = serde_json::from_slice(&assignment.sealed).map_err(malformed)?;

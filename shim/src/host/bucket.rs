@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 /// Fills at `rate` a second up to `burst`.
-pub struct Bucket {
+pub(crate) struct Bucket {
     rate: u64,
     burst: u64,
     tokens: f64,
@@ -12,12 +12,12 @@ pub struct Bucket {
 
 impl Bucket {
     /// A full bucket.
-    pub fn new(rate: u64, burst: u64, now: Instant) -> Self {
+    pub(crate) fn new(rate: u64, burst: u64, now: Instant) -> Self {
         Self { rate, burst, tokens: burst as f64, filled: now }
     }
 
     /// Takes `cost` tokens when they are there.
-    pub fn take(&mut self, cost: u64, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, cost: u64, now: Instant) -> bool {
         let gained = now.saturating_duration_since(self.filled).as_secs_f64() * self.rate as f64;
         self.tokens = (self.tokens + gained).min(self.burst as f64);
         self.filled = now;

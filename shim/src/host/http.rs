@@ -6,14 +6,14 @@ use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody, WasiHttpCtx, W
 const FIELDS: usize = 64 << 10;
 
 /// A context with our limits.
-pub fn context() -> WasiHttpCtx {
+pub(crate) fn context() -> WasiHttpCtx {
     let mut context = WasiHttpCtx::new();
     context.set_field_size_limit(FIELDS);
     context
 }
 
 /// Refuses whatever would leave the shim.
-pub struct NoWayOut;
+pub(crate) struct NoWayOut;
 
 type Io = Box<dyn Future<Output = Result<()>> + Send>;
 

@@ -1,18 +1,18 @@
 //! Bytes in any pieces in, whole lines out, each capped. Pure.
 
 /// Longest line that is kept, in bytes; the rest of it is left out.
-pub const MAX_LINE: usize = 16 << 10;
+pub(crate) const MAX_LINE: usize = 16 << 10;
 
 /// Cuts a stream of bytes into lines.
 #[derive(Default)]
-pub struct LineCutter {
+pub(crate) struct LineCutter {
     line: Vec<u8>,
     truncated: bool,
 }
 
 impl LineCutter {
     /// Takes bytes and gives every line that they end, with whether it was cut short.
-    pub fn push(&mut self, bytes: &[u8], mut emit: impl FnMut(&str, bool)) {
+    pub(crate) fn push(&mut self, bytes: &[u8], mut emit: impl FnMut(&str, bool)) {
         for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
             let (text, ended) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
             let room = MAX_LINE - self.line.len();
@@ -25,7 +25,7 @@ impl LineCutter {
     }
 
     /// Gives what is left when the stream ends without a line's end.
-    pub fn end(&mut self, mut emit: impl FnMut(&str, bool)) {
+    pub(crate) fn end(&mut self, mut emit: impl FnMut(&str, bool)) {
         self.finish(&mut emit, false);
     }
 
@@ -67,7 +67,10 @@ mod tests {
     fn a_long_line_is_capped_and_the_next_one_is_whole() {
         let long = vec![b'x'; MAX_LINE * 3];
         let lines = cut(&[&long, &long, b"y\nshort\n"]);
-        assert_eq!(lines.iter().map(|(line, cut)| (line.len(), *cut)).collect::<Vec<_>>(), [(MAX_LINE, true), (5, false)]);
+        assert_eq!(
+            lines.iter().map(|(line, cut)| (line.len(), *cut)).collect::<Vec<_>>(),
+            [(MAX_LINE, true), (5, false)]
+        );
         let exact = vec![b'x'; MAX_LINE];
         assert_eq!(cut(&[&exact, b"\n"])[0].1, false);
     }

@@ -30,7 +30,7 @@ const BURST: u64 = 1 << 20;
 /// Where a line comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Stream {
+pub(crate) enum Stream {
     /// The guest's standard output.
     Stdout,
     /// The guest's standard error.
@@ -62,7 +62,7 @@ struct Line<'a> {
 
 /// The way to stdout: a queue bounded in bytes, emptied by a thread of its own.
 #[derive(Clone)]
-pub struct Lines {
+pub(crate) struct Lines {
     queue: mpsc::Sender<String>,
     queued: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
@@ -70,7 +70,7 @@ pub struct Lines {
 
 impl Lines {
     /// Starts the thread that writes to `out`; it ends when every sender is gone.
-    pub fn start(mut out: impl Write + Send + 'static) -> std::io::Result<Self> {
+    pub(crate) fn start(mut out: impl Write + Send + 'static) -> std::io::Result<Self> {
         let (queue, lines) = mpsc::channel::<String>();
         let queued = Arc::new(AtomicUsize::new(0));
         let taken = queued.clone();
@@ -85,7 +85,7 @@ impl Lines {
     }
 
     /// Lines lost since the start, all services together.
-    pub fn dropped(&self) -> u64 {
+    pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
     }
 
@@ -100,7 +100,7 @@ impl Lines {
 }
 
 /// What one service writes through.
-pub struct ServiceLog {
+pub(crate) struct ServiceLog {
     lines: Lines,
     namespace: String,
     service: String,
@@ -111,7 +111,7 @@ pub struct ServiceLog {
 
 impl ServiceLog {
     /// A service's share of the log.
-    pub fn new(lines: Lines, namespace: &str, service: &str) -> Self {
+    pub(crate) fn new(lines: Lines, namespace: &str, service: &str) -> Self {
         Self {
             lines,
             namespace: namespace.to_owned(),
@@ -122,7 +122,14 @@ impl ServiceLog {
     }
 
     /// Writes one line, or counts it as lost.
-    pub fn write(&self, stream: Stream, level: Option<&str>, context: Option<&str>, message: &str, truncated: bool) {
+    pub(crate) fn write(
+        &self,
+        stream: Stream,
+        level: Option<&str>,
+        context: Option<&str>,
+        message: &str,
+        truncated: bool,
+    ) {
         let cost = (message.len() as u64).max(LEAST_COST);
         let allowed = self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(cost, Instant::now());
         let untold = self.untold.swap(0, Relaxed);

@@ -13,6 +13,7 @@ const NAMES: [&str; 2] = ["wasi:logging/logging@0.1.0-draft", "wasi:logging/logg
 #[derive(Clone, Copy, ComponentType, Lift)]
 #[component(enum)]
 #[repr(u8)]
+#[expect(dead_code, reason = "Wasmtime makes them from the guest's values")]
 enum Level {
     #[component(name = "trace")]
     Trace,
@@ -42,7 +43,7 @@ impl Level {
 }
 
 /// Links it.
-pub fn add(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+pub(crate) fn add(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     for name in NAMES {
         linker.instance(name)?.func_wrap(
             "log",

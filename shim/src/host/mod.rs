@@ -3,7 +3,7 @@
 mod bucket;
 mod http;
 mod lines;
-pub mod log;
+pub(crate) mod log;
 mod logging;
 mod stdio;
 
@@ -38,7 +38,7 @@ const RANDOM: u64 = 64 << 10;
 const CALL_BYTES: usize = 2 << 20;
 
 /// What the shim keeps for one instance.
-pub struct Guest {
+pub(crate) struct Guest {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     hooks: NoWayOut,
@@ -60,7 +60,7 @@ impl WasiHttpView for Guest {
 }
 
 /// A store for one fresh instance: its environment and its limits are set, nothing has run in it.
-pub fn store(engine: &Engine, log: &Arc<ServiceLog>, env: &[(String, String)], memory: usize) -> Store<Guest> {
+pub(crate) fn store(engine: &Engine, log: &Arc<ServiceLog>, env: &[(String, String)], memory: usize) -> Store<Guest> {
     let wasi = WasiCtx::builder()
         .envs(env)
         .stdout(Output::new(log.clone(), Stream::Stdout))
@@ -89,14 +89,14 @@ pub fn store(engine: &Engine, log: &Arc<ServiceLog>, env: &[(String, String)], m
 }
 
 /// Everything that may be linked, once for each set of grants.
-pub struct Linkers {
+pub(crate) struct Linkers {
     plain: Linker<Guest>,
     logging: Linker<Guest>,
 }
 
 impl Linkers {
     /// Makes the linkers.
-    pub fn new(engine: &Engine) -> wasmtime::Result<Self> {
+    pub(crate) fn new(engine: &Engine) -> wasmtime::Result<Self> {
         let mut plain = Linker::new(engine);
         add_p2(&mut plain)?;
         add_p3(&mut plain)?;
@@ -106,7 +106,7 @@ impl Linkers {
     }
 
     /// The linker that has what is granted.
-    pub fn granted(&self, logging: bool) -> &Linker<Guest> {
+    pub(crate) fn granted(&self, logging: bool) -> &Linker<Guest> {
         if logging { &self.logging } else { &self.plain }
     }
 }

@@ -25,7 +25,7 @@ const WRITE_PERMIT: usize = 64 << 10;
 
 /// One stream of one instance; every handle of the guest to it shares the line that is being written.
 #[derive(Clone)]
-pub struct Output(Arc<Shared>);
+pub(crate) struct Output(Arc<Shared>);
 
 struct Shared {
     log: Arc<ServiceLog>,
@@ -35,7 +35,7 @@ struct Shared {
 
 impl Output {
     /// A stream that writes to the service's log.
-    pub fn new(log: Arc<ServiceLog>, stream: Stream) -> Self {
+    pub(crate) fn new(log: Arc<ServiceLog>, stream: Stream) -> Self {
         Self(Arc::new(Shared { log, stream, cutter: Mutex::default() }))
     }
 

@@ -19,10 +19,10 @@ use wasmtime_wasi_http::{Error, WasiBody};
 use super::clock::ConnectionClock;
 
 /// Largest request body, in bytes.
-pub const MAX_REQUEST: u64 = 64 << 20;
+pub(crate) const MAX_REQUEST: u64 = 64 << 20;
 
 /// A request's body that fails once it exceeds [`MAX_REQUEST`].
-pub struct Limited {
+pub(crate) struct Limited {
     body: Incoming,
     left: u64,
     exceeded: Arc<AtomicBool>,
@@ -30,7 +30,7 @@ pub struct Limited {
 
 impl Limited {
     /// Limits a body; the flag is set when it was too large.
-    pub fn new(body: Incoming) -> (WasiBody, Arc<AtomicBool>) {
+    pub(crate) fn limit(body: Incoming) -> (WasiBody, Arc<AtomicBool>) {
         let exceeded = Arc::new(AtomicBool::new(false));
         (Self { body, left: MAX_REQUEST, exceeded: exceeded.clone() }.boxed_unsync(), exceeded)
     }
@@ -63,11 +63,11 @@ impl Body for Limited {
 }
 
 /// A request that is active on its connection, until this is dropped.
-pub struct Active(Arc<ConnectionClock>);
+pub(crate) struct Active(Arc<ConnectionClock>);
 
 impl Active {
     /// The request whose head the clock was told of.
-    pub fn new(clock: Arc<ConnectionClock>) -> Self {
+    pub(crate) fn new(clock: Arc<ConnectionClock>) -> Self {
         Self(clock)
     }
 }
@@ -79,14 +79,14 @@ impl Drop for Active {
 }
 
 /// An answer's body; the request is active until it is dropped.
-pub struct Answer {
+pub(crate) struct Answer {
     body: WasiBody,
     _active: Active,
 }
 
 impl Answer {
     /// The body of a request's answer.
-    pub fn new(body: WasiBody, active: Active) -> Self {
+    pub(crate) fn new(body: WasiBody, active: Active) -> Self {
         Self { body, _active: active }
     }
 }

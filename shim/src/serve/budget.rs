@@ -12,7 +12,7 @@ use tokio::{
 };
 
 /// A number of permits that can change while permits are out.
-pub struct Budget {
+pub(crate) struct Budget {
     permits: Arc<Semaphore>,
     limit: AtomicUsize,
     /// Permits to take out of circulation as they come back.
@@ -21,7 +21,7 @@ pub struct Budget {
 }
 
 /// One request's share of a budget; it comes back when dropped.
-pub struct Permit {
+pub(crate) struct Permit {
     budget: Arc<Budget>,
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -29,11 +29,11 @@ pub struct Permit {
 /// There was no permit in time.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no capacity is free")]
-pub struct Exhausted;
+pub(crate) struct Exhausted;
 
 impl Budget {
     /// A budget of `limit` permits.
-    pub fn new(limit: usize) -> Arc<Self> {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             permits: Arc::new(Semaphore::new(limit)),
             limit: AtomicUsize::new(limit),
@@ -44,7 +44,7 @@ impl Budget {
 
     /// Changes the number of permits. Those that are out stay; the new number holds as they come back.
     /// Only one thread may resize at a time: the control loop's.
-    pub fn resize(&self, limit: usize) {
+    pub(crate) fn resize(&self, limit: usize) {
         let old = self.limit.swap(limit, Relaxed);
         if limit < old {
             let gone = self.permits.forget_permits(old - limit);
@@ -56,7 +56,7 @@ impl Budget {
     }
 
     /// Waits for a permit until `until`, and not at all when as many wait already as may be in flight.
-    pub async fn acquire(self: &Arc<Self>, until: Instant) -> Result<Permit, Exhausted> {
+    pub(crate) async fn acquire(self: &Arc<Self>, until: Instant) -> Result<Permit, Exhausted> {
         let permit = match self.permits.clone().try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => self.wait(until).await?,

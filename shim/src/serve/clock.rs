@@ -12,14 +12,14 @@ use std::{
 use super::stats::Stats;
 
 /// A request's head must be there this long after its first byte.
-pub const HEAD: Duration = Duration::from_secs(20);
+pub(crate) const HEAD: Duration = Duration::from_secs(20);
 /// A connection without a request is closed after this long. Longer than the pools of usual proxies keep one.
-pub const IDLE: Duration = Duration::from_secs(90);
+pub(crate) const IDLE: Duration = Duration::from_secs(90);
 /// A client that takes no byte of its answer for this long is gone.
-pub const STALL: Duration = Duration::from_secs(30);
+pub(crate) const STALL: Duration = Duration::from_secs(30);
 
 /// The times of one connection, in microseconds since it was accepted, plus one; zero is "not".
-pub struct ConnectionClock {
+pub(crate) struct ConnectionClock {
     accepted: Instant,
     /// First byte of the request that is being received.
     receiving: AtomicU64,
@@ -35,7 +35,7 @@ pub struct ConnectionClock {
 
 /// What to do with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It is in order.
     Keep,
     /// It has nothing to do: end it politely.
@@ -46,7 +46,7 @@ pub enum Verdict {
 
 impl ConnectionClock {
     /// A connection that was accepted now.
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self {
             accepted: now,
             receiving: AtomicU64::new(0),
@@ -67,7 +67,7 @@ impl ConnectionClock {
     }
 
     /// Bytes came. While no request is active they are the next one's.
-    pub fn read(&self, now: Instant) {
+    pub(crate) fn read(&self, now: Instant) {
         if self.receiving.load(Relaxed) == 0 && self.active.load(Relaxed) == 0 {
             self.receiving.store(self.micros(now), Relaxed);
         }
@@ -75,7 +75,7 @@ impl ConnectionClock {
 
     /// A request's head is complete: the time of its first byte, as far as it is known. With several requests at once
     /// on one connection (HTTP/2, pipelining) only the first byte of the first is; the others count from now.
-    pub fn begin(&self, now: Instant) -> Instant {
+    pub(crate) fn begin(&self, now: Instant) -> Instant {
         self.active.fetch_add(1, Relaxed);
         match self.receiving.swap(0, Relaxed) {
             0 => now,
@@ -84,13 +84,13 @@ impl ConnectionClock {
     }
 
     /// The head of a cold start's answer is about to be written: the next byte out ends its time.
-    pub fn arm(&self, stats: Arc<Stats>, first_byte_in: Instant) {
+    pub(crate) fn arm(&self, stats: Arc<Stats>, first_byte_in: Instant) {
         *self.cold.lock().unwrap_or_else(PoisonError::into_inner) = Some((stats, first_byte_in));
         self.armed.store(true, Relaxed);
     }
 
     /// Bytes went out.
-    pub fn wrote(&self, now: Instant) {
+    pub(crate) fn wrote(&self, now: Instant) {
         if self.stalled.load(Relaxed) != 0 {
             self.stalled.store(0, Relaxed);
         }
@@ -103,20 +103,20 @@ impl ConnectionClock {
     }
 
     /// The client takes no more bytes for now.
-    pub fn write_blocked(&self, now: Instant) {
+    pub(crate) fn write_blocked(&self, now: Instant) {
         if self.stalled.load(Relaxed) == 0 {
             self.stalled.store(self.micros(now), Relaxed);
         }
     }
 
     /// An answer was handed over to the last byte, or the request is gone.
-    pub fn end(&self, now: Instant) {
+    pub(crate) fn end(&self, now: Instant) {
         self.idle.store(self.micros(now), Relaxed);
         self.active.fetch_sub(1, Relaxed);
     }
 
     /// What to do with the connection.
-    pub fn verdict(&self, now: Instant, http2: bool) -> Verdict {
+    pub(crate) fn verdict(&self, now: Instant, http2: bool) -> Verdict {
         let past = |then: &AtomicU64, limit| self.since(then.load(Relaxed), now).is_some_and(|time| time > limit);
         if past(&self.stalled, STALL) {
             return Verdict::Abort;

@@ -30,7 +30,7 @@ const LOOK: time::Duration = time::Duration::from_secs(5);
 const PING: time::Duration = time::Duration::from_secs(20);
 
 /// How connections speak HTTP: 1.1, and 2 by prior knowledge.
-pub fn protocol() -> auto::Builder<TokioExecutor> {
+pub(crate) fn protocol() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -51,7 +51,7 @@ pub fn protocol() -> auto::Builder<TokioExecutor> {
 }
 
 /// Serves one connection of a service's port until it ends. `closing` is cancelled when the port closes.
-pub async fn serve(stream: TcpStream, route: Arc<Route>, node: Arc<Node>, closing: CancellationToken) {
+pub(crate) async fn serve(stream: TcpStream, route: Arc<Route>, node: Arc<Node>, closing: CancellationToken) {
     // Small answers must not wait for the client's acknowledgement of the last ones.
     let _ = stream.set_nodelay(true);
     let clock = Arc::new(ConnectionClock::new(Instant::now()));

@@ -8,7 +8,7 @@ use wasmtime::Engine;
 const TICK: Duration = Duration::from_millis(10);
 
 /// Starts the ticks; they end with the engine.
-pub fn start(engine: &Engine) -> std::io::Result<()> {
+pub(crate) fn start(engine: &Engine) -> std::io::Result<()> {
     let engine = engine.weak();
     std::thread::Builder::new().name("epoch".to_owned()).spawn(move || {
         while let Some(engine) = engine.upgrade() {

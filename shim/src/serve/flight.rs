@@ -17,7 +17,7 @@ use wasmtime_wasi_http::handler::{WorkerExpiration, WorkerStatus};
 use super::budget::Permit;
 
 /// A request that was admitted.
-pub struct Flight {
+pub(crate) struct Flight {
     deadline: Instant,
     given_up: AtomicBool,
     waker: AtomicWaker,
@@ -26,17 +26,17 @@ pub struct Flight {
 
 impl Flight {
     /// A request that must be done by `deadline`, with its shares of the service's and of the node's budget.
-    pub fn new(deadline: Instant, permits: [Permit; 2]) -> Arc<Self> {
+    pub(crate) fn new(deadline: Instant, permits: [Permit; 2]) -> Arc<Self> {
         Arc::new(Self { deadline, given_up: AtomicBool::new(false), waker: AtomicWaker::new(), _permits: permits })
     }
 
     /// When it must be done.
-    pub fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
     /// Whether nobody waits for the answer any more, or it came too late.
-    pub fn is_given_up(&self) -> bool {
+    pub(crate) fn is_given_up(&self) -> bool {
         self.given_up.load(Relaxed)
     }
 
@@ -47,19 +47,19 @@ impl Flight {
 }
 
 /// The waiting side: dropped before the answer's head is there, it ends the instance.
-pub struct Waiting {
+pub(crate) struct Waiting {
     flight: Arc<Flight>,
     answered: bool,
 }
 
 impl Waiting {
     /// Waits for this request.
-    pub fn new(flight: Arc<Flight>) -> Self {
+    pub(crate) fn new(flight: Arc<Flight>) -> Self {
         Self { flight, answered: false }
     }
 
     /// The head of the answer is there: the instance may go on until the deadline.
-    pub fn answered(mut self) {
+    pub(crate) fn answered(mut self) {
         self.answered = true;
     }
 }
@@ -74,25 +74,20 @@ impl Drop for Waiting {
 
 /// The instance's side: ends it at the deadline or when nobody waits. `ProxyHandler` asks it outside the guest's event
 /// loop, so a guest that never comes back from a loop is ended too, at its next epoch tick.
-pub struct Expiration {
+pub(crate) struct Expiration {
     flight: Arc<OnceLock<Arc<Flight>>>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Expiration {
     /// Expires when the request does that the cell is going to hold.
-    pub fn new(flight: Arc<OnceLock<Arc<Flight>>>) -> Self {
+    pub(crate) fn new(flight: Arc<OnceLock<Arc<Flight>>>) -> Self {
         Self { flight, timer: None }
     }
 }
 
 impl WorkerExpiration for Expiration {
-    fn poll(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        _: WorkerStatus,
-        _: std::time::Instant,
-    ) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>, _: WorkerStatus, _: std::time::Instant) -> Poll<()> {
         let Some(flight) = self.flight.get().cloned() else { return Poll::Pending };
         flight.waker.register(context.waker());
         if flight.is_given_up() {

@@ -24,29 +24,29 @@ use crate::host::{
 };
 
 /// What a service's instances are made from.
-pub struct Instances {
+pub(crate) struct Instances {
     /// The engine.
-    pub engine: Engine,
+    pub(crate) engine: Engine,
     /// The component with its imports resolved.
-    pub component: ProxyPre<Guest>,
+    pub(crate) component: ProxyPre<Guest>,
     /// Its environment.
-    pub env: Vec<(String, String)>,
+    pub(crate) env: Vec<(String, String)>,
     /// Most linear memory of one instance, in bytes.
-    pub memory: usize,
+    pub(crate) memory: usize,
     /// How long making an instance may take: a component's start function is guest code too.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// Where it logs.
-    pub log: Arc<ServiceLog>,
+    pub(crate) log: Arc<ServiceLog>,
     /// Its counters.
-    pub stats: Arc<Stats>,
+    pub(crate) stats: Arc<Stats>,
     /// Live instances of the node.
-    pub live: Arc<Level>,
+    pub(crate) live: Arc<Level>,
 }
 
 /// Making the instance took longer than the request may.
 #[derive(Debug, thiserror::Error)]
 #[error("starting the component took longer than a request may")]
-pub struct StartTimeout;
+pub(crate) struct StartTimeout;
 
 impl HandlerState for Instances {
     type StoreData = Guest;
@@ -58,7 +58,8 @@ impl HandlerState for Instances {
         self.stats.cold_starts.fetch_add(1, Relaxed);
         let live = Live::new(&self.stats, &self.live);
         let mut store = host::store(&self.engine, &self.log, &self.env, self.memory);
-        let proxy = timeout(self.timeout, self.component.instantiate_async(&mut store)).await.context(StartTimeout)??;
+        let proxy =
+            timeout(self.timeout, self.component.instantiate_async(&mut store)).await.context(StartTimeout)??;
         self.stats.instantiate.record(started.elapsed());
         let flight = Arc::new(OnceLock::new());
         Ok(Instance {
@@ -72,7 +73,7 @@ impl HandlerState for Instances {
 }
 
 /// One instance at work.
-pub struct Worker {
+pub(crate) struct Worker {
     flight: Arc<OnceLock<Arc<Flight>>>,
     log: Arc<ServiceLog>,
     // Dropped with the worker, after its store: only then is the instance's memory free.

@@ -24,9 +24,9 @@ const CONNECTIONS: usize = 4096;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// An open port.
-pub struct Listener {
+pub(crate) struct Listener {
     /// What is answered on it.
-    pub route: Arc<Route>,
+    pub(crate) route: Arc<Route>,
     accepting: CancellationToken,
     closing: CancellationToken,
     aborting: CancellationToken,
@@ -35,7 +35,7 @@ pub struct Listener {
 
 impl Listener {
     /// Opens the port; what the route holds is served at once. Must run on the serving runtime.
-    pub fn open(port: u16, route: Arc<Route>, node: Arc<Node>) -> io::Result<Self> {
+    pub(crate) fn open(port: u16, route: Arc<Route>, node: Arc<Node>) -> io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;
         socket.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
@@ -60,7 +60,7 @@ impl Listener {
     }
 
     /// Takes no new connection, lets requests in flight end until `deadline`, then drops what is left.
-    pub async fn close(self, deadline: Instant) {
+    pub(crate) async fn close(self, deadline: Instant) {
         self.accepting.cancel();
         self.closing.cancel();
         self.connections.close();

@@ -2,17 +2,17 @@
 //! control loop; a request reads one snapshot of its route.
 
 mod body;
-pub mod budget;
+pub(crate) mod budget;
 mod clock;
 mod connection;
-pub mod epoch;
+pub(crate) mod epoch;
 mod flight;
-pub mod instance;
-pub mod listen;
+pub(crate) mod instance;
+pub(crate) mod listen;
 mod refusal;
 mod request;
-pub mod service;
-pub mod stats;
+pub(crate) mod service;
+pub(crate) mod stats;
 mod stream;
 
 use std::sync::Arc;
@@ -24,16 +24,16 @@ use tokio::sync::{Semaphore, watch};
 use self::{budget::Budget, service::Service, stats::Level};
 
 /// What a port answers with: the service that has it now.
-pub struct Route(ArcSwapOption<Service>);
+pub(crate) struct Route(ArcSwapOption<Service>);
 
 impl Route {
     /// A route to a service.
-    pub fn new(service: Arc<Service>) -> Self {
+    pub(crate) fn new(service: Arc<Service>) -> Self {
         Self(ArcSwapOption::new(Some(service)))
     }
 
     /// Routes to another service or generation; requests in flight keep the one they have.
-    pub fn swap(&self, service: Option<Arc<Service>>) {
+    pub(crate) fn swap(&self, service: Option<Arc<Service>>) {
         self.0.store(service);
     }
 
@@ -44,7 +44,7 @@ impl Route {
 
 /// How far the shim's end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// It serves.
     Serving,
     /// It serves on while the cluster learns that it goes; clients are asked to come again elsewhere.
@@ -54,21 +54,21 @@ pub enum Phase {
 }
 
 /// What all services of the shim share.
-pub struct Node {
+pub(crate) struct Node {
     /// Instances that may be live at once.
-    pub instances: Arc<Budget>,
+    pub(crate) instances: Arc<Budget>,
     /// Live instances.
-    pub live: Arc<Level>,
+    pub(crate) live: Arc<Level>,
     /// Connections that may be open at once.
-    pub connections: Arc<Semaphore>,
+    pub(crate) connections: Arc<Semaphore>,
     /// How far the shim's end has come.
-    pub phase: watch::Sender<Phase>,
+    pub(crate) phase: watch::Sender<Phase>,
     protocol: auto::Builder<TokioExecutor>,
 }
 
 impl Node {
     /// A node that serves.
-    pub fn new(instances: usize, connections: usize) -> Self {
+    pub(crate) fn new(instances: usize, connections: usize) -> Self {
         Self {
             instances: Budget::new(instances),
             live: Arc::default(),

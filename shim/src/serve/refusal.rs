@@ -16,7 +16,7 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// Nothing is served here.
     NoService,
     /// The request names no host.
@@ -39,7 +39,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// What an error of the handler means. `None` of the lines below tells of the guest's inside.
-    pub fn of(error: &wasmtime::Error) -> Self {
+    pub(crate) fn of(error: &wasmtime::Error) -> Self {
         if let Some(start) = error.downcast_ref::<InstantiationError<std::sync::Arc<Flight>>>() {
             return if start.error.is::<PoolConcurrencyLimitError>() {
                 Self::NodeBusy
@@ -57,7 +57,7 @@ impl Refusal {
     }
 
     /// The status code and the line.
-    pub fn parts(self) -> (StatusCode, &'static str) {
+    pub(crate) fn parts(self) -> (StatusCode, &'static str) {
         match self {
             Self::NoService => (StatusCode::SERVICE_UNAVAILABLE, "the service has left this node\n"),
             Self::NoHost => (StatusCode::BAD_REQUEST, "the request has no Host header\n"),
@@ -72,7 +72,7 @@ impl Refusal {
     }
 
     /// The answer.
-    pub fn response(self) -> Response<WasiBody> {
+    pub(crate) fn response(self) -> Response<WasiBody> {
         let (code, line) = self.parts();
         let mut response = Response::new(Full::from(line).map_err(|never| match never {}).boxed_unsync());
         *response.status_mut() = code;
@@ -85,7 +85,7 @@ impl Refusal {
     }
 
     /// Whether the request was turned away for want of capacity.
-    pub fn is_rejection(self) -> bool {
+    pub(crate) fn is_rejection(self) -> bool {
         matches!(self, Self::Busy | Self::NodeBusy)
     }
 }

@@ -28,7 +28,7 @@ use crate::host::log::Stream;
 const QUEUE: Duration = Duration::from_secs(1);
 
 /// Answers a request of this connection.
-pub async fn answer(
+pub(crate) async fn answer(
     service: Option<Arc<Service>>,
     node: &Arc<Budget>,
     clock: &Arc<ConnectionClock>,
@@ -92,10 +92,7 @@ async fn serve(
 }
 
 /// Checks what can be checked before anything is spent on the request.
-fn admit(
-    request: Request<Incoming>,
-    service: &Service,
-) -> Result<(Request<WasiBody>, Arc<AtomicBool>), Refusal> {
+fn admit(request: Request<Incoming>, service: &Service) -> Result<(Request<WasiBody>, Arc<AtomicBool>), Refusal> {
     if request.body().size_hint().lower() > MAX_REQUEST {
         return Err(Refusal::TooLarge);
     }
@@ -108,7 +105,7 @@ fn admit(
         let name = format!("{}.{}", service.identity.name, service.identity.namespace);
         parts.headers.insert(header::HOST, HeaderValue::from_str(&name).map_err(|_| Refusal::NoHost)?);
     }
-    let (body, too_large) = Limited::new(body);
+    let (body, too_large) = Limited::limit(body);
     Ok((Request::from_parts(parts, body), too_large))
 }
 

@@ -9,27 +9,27 @@ use crate::host::log::ServiceLog;
 
 /// Who a service is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// Uid of its WasmService.
-    pub uid: String,
+    pub(crate) uid: String,
     /// Namespace.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Name.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// One generation of a service.
-pub struct Service {
+pub(crate) struct Service {
     /// Who it is.
-    pub identity: Identity,
+    pub(crate) identity: Identity,
     /// How long a request may take, waiting included.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// Requests in flight; shared with other generations of the same service.
-    pub budget: Arc<Budget>,
+    pub(crate) budget: Arc<Budget>,
     /// Its counters; shared likewise.
-    pub stats: Arc<Stats>,
+    pub(crate) stats: Arc<Stats>,
     /// Where it logs; shared likewise.
-    pub log: Arc<ServiceLog>,
+    pub(crate) log: Arc<ServiceLog>,
     /// Makes instances and has them answer.
-    pub handler: ProxyHandler<Instances>,
+    pub(crate) handler: ProxyHandler<Instances>,
 }

@@ -13,7 +13,7 @@ use podless_link::{
 };
 
 /// A histogram of durations.
-pub struct Histogram {
+pub(crate) struct Histogram {
     counts: Box<[AtomicU32]>,
     /// Microseconds, all together.
     sum: AtomicU64,
@@ -27,7 +27,7 @@ impl Default for Histogram {
 
 impl Histogram {
     /// Counts one duration.
-    pub fn record(&self, duration: Duration) {
+    pub(crate) fn record(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         if let Some(count) = self.counts.get(bucket_of(micros)) {
             count.fetch_add(1, Relaxed);
@@ -36,13 +36,13 @@ impl Histogram {
     }
 
     /// Counts by bucket, without the empty ones.
-    pub fn counts(&self) -> HashMap<u32, u64> {
+    pub(crate) fn counts(&self) -> HashMap<u32, u64> {
         let counts = self.counts.iter().enumerate().map(|(bucket, count)| (bucket as u32, count.load(Relaxed).into()));
         counts.filter(|(_, count)| *count > 0).collect()
     }
 
     /// All durations together.
-    pub fn sum(&self) -> Duration {
+    pub(crate) fn sum(&self) -> Duration {
         Duration::from_micros(self.sum.load(Relaxed))
     }
 
@@ -53,14 +53,14 @@ impl Histogram {
 
 /// How many there are now, and were at most.
 #[derive(Default)]
-pub struct Level {
+pub(crate) struct Level {
     now: AtomicU32,
     peak: AtomicU32,
 }
 
 impl Level {
     /// One more.
-    pub fn up(&self) {
+    pub(crate) fn up(&self) {
         let now = self.now.fetch_add(1, Relaxed) + 1;
         // Reading first spares the write in the usual case.
         if now > self.peak.load(Relaxed) {
@@ -69,61 +69,61 @@ impl Level {
     }
 
     /// One less.
-    pub fn down(&self) {
+    pub(crate) fn down(&self) {
         self.now.fetch_sub(1, Relaxed);
     }
 
     /// How many there are.
-    pub fn now(&self) -> u32 {
+    pub(crate) fn now(&self) -> u32 {
         self.now.load(Relaxed)
     }
 
     /// Most that there were at once.
-    pub fn peak(&self) -> u32 {
+    pub(crate) fn peak(&self) -> u32 {
         self.peak.load(Relaxed)
     }
 }
 
 /// What is counted for one service since the process started.
 #[derive(Default)]
-pub struct Stats {
+pub(crate) struct Stats {
     /// Requests being answered, waiting included.
-    pub in_flight: Level,
+    pub(crate) in_flight: Level,
     /// Live instances.
-    pub instances: Level,
+    pub(crate) instances: Level,
     /// Answers by class of their code: 1xx to 5xx.
-    pub answers: [AtomicU64; 5],
+    pub(crate) answers: [AtomicU64; 5],
     /// Answered 503 because the budget, or the node, was exhausted.
-    pub rejected: AtomicU64,
+    pub(crate) rejected: AtomicU64,
     /// Requests that had to load or to instantiate.
-    pub cold_starts: AtomicU64,
+    pub(crate) cold_starts: AtomicU64,
     /// Durations of the cold starts' phases.
-    pub fetch: Histogram,
+    pub(crate) fetch: Histogram,
     /// Mapping the machine code.
-    pub load: Histogram,
+    pub(crate) load: Histogram,
     /// Resolving the imports.
-    pub link: Histogram,
+    pub(crate) link: Histogram,
     /// Making an instance.
-    pub instantiate: Histogram,
+    pub(crate) instantiate: Histogram,
     /// From the first byte of the request received to the first byte of the answer sent.
-    pub first_byte: Histogram,
+    pub(crate) first_byte: Histogram,
 }
 
 impl Stats {
     /// Answers of all classes.
-    pub fn requests(&self) -> u64 {
+    pub(crate) fn requests(&self) -> u64 {
         self.answers.iter().map(|class| class.load(Relaxed)).sum()
     }
 
     /// Counts an answer.
-    pub fn answered(&self, code: http::StatusCode) {
+    pub(crate) fn answered(&self, code: http::StatusCode) {
         if let Some(class) = self.answers.get(usize::from(code.as_u16() / 100).wrapping_sub(1)) {
             class.fetch_add(1, Relaxed);
         }
     }
 
     /// The phases as the link's message.
-    pub fn phases(&self) -> v1::Phases {
+    pub(crate) fn phases(&self) -> v1::Phases {
         v1::Phases {
             fetch: self.fetch.message(),
             load: self.load.message(),

@@ -16,14 +16,14 @@ use tokio::{
 use super::clock::ConnectionClock;
 
 /// The stream of one connection.
-pub struct TimedStream {
+pub(crate) struct TimedStream {
     stream: TcpStream,
     clock: Arc<ConnectionClock>,
 }
 
 impl TimedStream {
     /// Times this stream.
-    pub fn new(stream: TcpStream, clock: Arc<ConnectionClock>) -> Self {
+    pub(crate) fn new(stream: TcpStream, clock: Arc<ConnectionClock>) -> Self {
         Self { stream, clock }
     }
 
@@ -37,7 +37,11 @@ impl TimedStream {
 }
 
 impl AsyncRead for TimedStream {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {

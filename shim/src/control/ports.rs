@@ -1,0 +1,88 @@
+//! The open ports and whose they are. A port that a withdrawn service still lingers on is handed to the next service
+//! without being closed.
+
+use std::{collections::HashMap, io, sync::Arc};
+
+use tokio::runtime::Handle;
+
+use crate::serve::{Node, Route, listen::Listener, service::Service};
+
+/// One tenure of a port: a later one ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tenure(u64);
+
+struct Port {
+    listener: Listener,
+    owner: String,
+    lingering: bool,
+    tenure: Tenure,
+}
+
+/// Every open port.
+pub(crate) struct Ports {
+    open: HashMap<u16, Port>,
+    node: Arc<Node>,
+    serve: Handle,
+    tenures: u64,
+}
+
+/// Why a service cannot have its port.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PortError {
+    /// Another service has it.
+    #[error("port {0} belongs to another service on this node")]
+    Taken(u16),
+    /// The kernel refused.
+    #[error("port {0} cannot be opened: {1}")]
+    Open(u16, io::Error),
+}
+
+impl Ports {
+    /// No ports yet; they will be served on this runtime.
+    pub(crate) fn new(node: Arc<Node>, serve: Handle) -> Self {
+        Self { open: HashMap::new(), node, serve, tenures: 0 }
+    }
+
+    /// Serves a service on its port: from now on each request there gets this generation.
+    pub(crate) fn serve(&mut self, number: u16, service: Arc<Service>) -> Result<(), PortError> {
+        let owner = service.identity.uid.clone();
+        if let Some(port) = self.open.get_mut(&number) {
+            if port.owner != owner && !port.lingering {
+                return Err(PortError::Taken(number));
+            }
+            port.listener.route.swap(Some(service));
+            (port.owner, port.lingering) = (owner, false);
+            port.tenure = next(&mut self.tenures);
+            return Ok(());
+        }
+        let _serving = self.serve.enter();
+        let listener = Listener::open(number, Arc::new(Route::new(service)), self.node.clone())
+            .map_err(|error| PortError::Open(number, error))?;
+        let tenure = next(&mut self.tenures);
+        self.open.insert(number, Port { listener, owner, lingering: false, tenure });
+        Ok(())
+    }
+
+    /// The owner leaves: the port answers on until it is closed or handed on.
+    pub(crate) fn linger(&mut self, number: u16) -> Option<Tenure> {
+        let port = self.open.get_mut(&number)?;
+        port.lingering = true;
+        Some(port.tenure)
+    }
+
+    /// Takes out a port to close it, unless it was handed on meanwhile.
+    pub(crate) fn take(&mut self, number: u16, tenure: Tenure) -> Option<Listener> {
+        let still = self.open.get(&number).is_some_and(|port| port.lingering && port.tenure == tenure);
+        still.then(|| self.open.remove(&number)).flatten().map(|port| port.listener)
+    }
+
+    /// Takes out every port.
+    pub(crate) fn take_all(&mut self) -> Vec<Listener> {
+        self.open.drain().map(|(_, port)| port.listener).collect()
+    }
+}
+
+fn next(tenures: &mut u64) -> Tenure {
+    *tenures += 1;
+    Tenure(*tenures)
+}
