@@ -1,0 +1,323 @@
+//! The other end of the link: what of the operator a shim sees, with real TLS, keys, signatures and artifacts.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt};
+use podless_artifact::seal::{HttpWorld, Seal, SealKey};
+use podless_link::{
+    ASSIGNMENT_CONTEXT, TRUST_CA, TRUST_SEAL,
+    v1::{
+        self, Ack, Assign, Assignment, Chunk, FetchRequest, FromShim, Hello, Report, ToShim, Withdraw,
+        ack::Outcome,
+        from_shim,
+        link_server::{Link, LinkServer},
+        to_shim,
+    },
+};
+use prost::Message;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use sha2::{Digest, Sha256};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Identity, Server, ServerTlsConfig},
+};
+
+/// Longest wait for anything in these tests.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+const TOKEN: &str = "the shim's token";
+
+/// A component that tests serve.
+#[derive(Clone, Copy)]
+pub(crate) struct Guest {
+    name: &'static str,
+    http: HttpWorld,
+}
+
+pub(crate) const HELLO: Guest = Guest { name: "hello", http: HttpWorld::P2 };
+pub(crate) const HELLO_P3: Guest = Guest { name: "hello-p3", http: HttpWorld::P3 };
+pub(crate) const PROBE: Guest = Guest { name: "probe", http: HttpWorld::P2 };
+pub(crate) const LOGGER: Guest = Guest { name: "logger", http: HttpWorld::P2 };
+
+impl Guest {
+    /// Its machine code, as `make guests` compiled it.
+    pub(crate) fn code(self) -> Vec<u8> {
+        let dir = std::env::var("PODLESS_TEST_ARTIFACTS").expect(
+            "PODLESS_TEST_ARTIFACTS names the folder that `make guests` fills with machine code: run `make test-unit`",
+        );
+        let path = Path::new(&dir).join(format!("{}.cwasm", self.name));
+        std::fs::read(&path).unwrap_or_else(|error| panic!("{} is missing, run `make guests`: {error}", path.display()))
+    }
+}
+
+/// What the shim said so far.
+#[derive(Default)]
+pub(crate) struct Said {
+    pub(crate) hellos: Vec<Hello>,
+    pub(crate) acks: Vec<Ack>,
+    pub(crate) reports: Vec<Report>,
+    pub(crate) fetches: usize,
+}
+
+#[derive(Default)]
+struct State {
+    said: Said,
+    assigned: BTreeMap<String, Assign>,
+    artifacts: HashMap<String, Vec<u8>>,
+    session: Option<mpsc::Sender<ToShim>>,
+}
+
+/// The operator.
+pub(crate) struct Operator {
+    state: Arc<Mutex<State>>,
+    heard: Arc<Notify>,
+    key: SealKey,
+    identity: Identity,
+    address: SocketAddr,
+    server: Option<JoinHandle<()>>,
+    /// Folder with `trust/` and `token`.
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Operator {
+    /// Starts an operator that has assigned nothing.
+    pub(crate) async fn start() -> Self {
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().expect("a key")).expect("a CA");
+        let key = KeyPair::generate().expect("a key");
+        let certificate =
+            CertificateParams::new(["localhost".to_owned()]).and_then(|params| params.signed_by(&key, &ca));
+        let identity = Identity::from_pem(certificate.expect("a certificate").pem(), key.serialize_pem());
+        let seal = SealKey::from_random([7; 32]);
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(dir.path().join("trust")).expect("made");
+        std::fs::write(dir.path().join("trust").join(TRUST_CA), ca.pem()).expect("written");
+        std::fs::write(dir.path().join("trust").join(TRUST_SEAL), seal.public_pem().expect("PEM")).expect("written");
+        std::fs::write(dir.path().join("token"), TOKEN).expect("written");
+        let mut operator = Self {
+            state: Arc::default(),
+            heard: Arc::default(),
+            key: seal,
+            identity,
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            server: None,
+            dir,
+        };
+        operator.listen().await;
+        operator
+    }
+
+    /// Listens, again on the same port after [`Self::stop`].
+    pub(crate) async fn listen(&mut self) {
+        let listener = TcpListener::bind(self.address).await.expect("a port");
+        self.address = listener.local_addr().expect("its address");
+        let service = LinkServer::new(Session { state: self.state.clone(), heard: self.heard.clone() });
+        let server = Server::builder()
+            .tls_config(ServerTlsConfig::new().identity(self.identity.clone()))
+            .expect("TLS")
+            .add_service(service)
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        self.server = Some(tokio::spawn(async { server.await.expect("it serves") }));
+    }
+
+    /// Goes away without a word.
+    pub(crate) async fn stop(&mut self) {
+        let server = self.server.take().expect("it ran");
+        server.abort();
+        let _ = server.await;
+        self.state().session = None;
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("https://localhost:{}", self.address.port())
+    }
+
+    pub(crate) fn trust_dir(&self) -> PathBuf {
+        self.dir.path().join("trust")
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("a lock")
+    }
+
+    /// An assignment of a guest, to change before it is sent.
+    pub(crate) fn assignment(&self, guest: Guest, uid: &str, port: u16) -> Assignment {
+        self.assignment_of(guest.code(), guest.http, uid, port)
+    }
+
+    /// The same with code of the test's own.
+    pub(crate) fn assignment_of(&self, code: Vec<u8>, http: HttpWorld, uid: &str, port: u16) -> Assignment {
+        let sha256 = hex::encode(Sha256::digest(&code));
+        let seal = Seal {
+            component: "sha256:00".to_owned(),
+            code_sha256: sha256.clone(),
+            code_size: code.len() as u64,
+            fingerprint: podless_engine::fingerprint(),
+            target: podless_engine::TARGET.to_owned(),
+            http,
+        };
+        self.state().artifacts.insert(sha256, code);
+        Assignment {
+            service_uid: uid.to_owned(),
+            namespace: "tests".to_owned(),
+            name: format!("service-{uid}"),
+            generation: 1,
+            service_generation: 1,
+            port: port.into(),
+            budget: 100,
+            sealed: serde_json::to_vec(&self.key.seal(&seal).expect("sealed")).expect("JSON"),
+            env: vec![],
+            grants: None,
+            instance_memory: 64 << 20,
+            timeout_millis: 10_000,
+        }
+    }
+
+    /// Signs an assignment.
+    pub(crate) fn sign(&self, assignment: &Assignment) -> Assign {
+        let bytes = assignment.encode_to_vec();
+        Assign { signature: self.key.sign(ASSIGNMENT_CONTEXT, &bytes).to_vec(), assignment: bytes }
+    }
+
+    /// Assigns it now and in every later session.
+    pub(crate) fn assign(&self, assignment: &Assignment) {
+        let assign = self.sign(assignment);
+        self.state().assigned.insert(assignment.service_uid.clone(), assign.clone());
+        self.send(to_shim::Body::Assign(assign));
+    }
+
+    /// Takes it back.
+    pub(crate) fn withdraw(&self, uid: &str, generation: u64, linger: Duration) {
+        self.state().assigned.remove(uid);
+        self.send(to_shim::Body::Withdraw(Withdraw {
+            service_uid: uid.to_owned(),
+            generation,
+            linger_millis: linger.as_millis() as u64,
+        }));
+    }
+
+    /// Says something in the session that is open.
+    pub(crate) fn send(&self, body: to_shim::Body) {
+        if let Some(session) = &self.state().session {
+            session.try_send(ToShim { body: Some(body) }).expect("room");
+        }
+    }
+
+    /// Damages what is sent for every artifact.
+    pub(crate) fn damage_artifacts(&self) {
+        for code in self.state().artifacts.values_mut() {
+            code[0] ^= 1;
+        }
+    }
+
+    /// Waits until what the shim said has what is looked for.
+    pub(crate) async fn until<T>(&self, what: &str, look: impl Fn(&Said) -> Option<T>) -> T {
+        let waiting = async {
+            loop {
+                let mut heard = std::pin::pin!(self.heard.notified());
+                heard.as_mut().enable();
+                let found = look(&self.state().said);
+                if let Some(found) = found {
+                    return found;
+                }
+                heard.await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("the shim never said: {what}"))
+    }
+
+    /// Waits for the acknowledgement of a generation.
+    pub(crate) async fn acked(&self, uid: &str, generation: u64) -> Outcome {
+        self.until(&format!("how {uid} {generation} went"), |said| {
+            let ack = said.acks.iter().find(|ack| ack.service_uid == uid && ack.generation == generation)?;
+            ack.outcome.clone()
+        })
+        .await
+    }
+
+    /// Assigns a service and waits until it serves.
+    pub(crate) async fn serve(&self, assignment: &Assignment) {
+        self.assign(assignment);
+        let outcome = self.acked(&assignment.service_uid, assignment.generation).await;
+        assert_eq!(outcome, Outcome::Loaded(v1::Loaded {}));
+    }
+}
+
+struct Session {
+    state: Arc<Mutex<State>>,
+    heard: Arc<Notify>,
+}
+
+impl Session {
+    fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let token = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let known = token == Some(&format!("Bearer {TOKEN}"));
+        known.then_some(()).ok_or_else(|| Status::unauthenticated("not the shim's token"))
+    }
+}
+
+type Sent<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Link for Session {
+    type SessionStream = Sent<ToShim>;
+    type FetchStream = Sent<Chunk>;
+
+    async fn session(&self, request: Request<Streaming<FromShim>>) -> Result<Response<Sent<ToShim>>, Status> {
+        self.check(&request)?;
+        let mut incoming = request.into_inner();
+        let (sender, receiver) = mpsc::channel(1024);
+        let (state, heard) = (self.state.clone(), self.heard.clone());
+        tokio::spawn(async move {
+            while let Ok(Some(FromShim { body: Some(body) })) = incoming.message().await {
+                let mut state = state.lock().expect("a lock");
+                match body {
+                    from_shim::Body::Hello(hello) => {
+                        for assign in state.assigned.values() {
+                            let a = Assignment::decode(assign.assignment.as_slice()).expect("an assignment");
+                            let known = hello
+                                .known
+                                .iter()
+                                .any(|known| (&known.service_uid, known.generation) == (&a.service_uid, a.generation));
+                            if !known {
+                                let body = Some(to_shim::Body::Assign(assign.clone()));
+                                sender.try_send(ToShim { body }).expect("room");
+                            }
+                        }
+                        let body = Some(to_shim::Body::Synced(v1::Synced {}));
+                        sender.try_send(ToShim { body }).expect("room");
+                        state.session = Some(sender.clone());
+                        state.said.hellos.push(hello);
+                    }
+                    from_shim::Body::Ack(ack) => state.said.acks.push(ack),
+                    from_shim::Body::Report(report) => state.said.reports.push(report),
+                }
+                heard.notify_waiters();
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver).map(Ok).boxed()))
+    }
+
+    async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Sent<Chunk>>, Status> {
+        self.check(&request)?;
+        let mut state = self.state.lock().expect("a lock");
+        state.said.fetches += 1;
+        let code =
+            state.artifacts.get(&request.get_ref().sha256).ok_or_else(|| Status::not_found("no such artifact"))?;
+        let chunks: Vec<_> = code.chunks(64 << 10).map(|data| Ok(Chunk { data: data.to_vec() })).collect();
+        Ok(Response::new(futures::stream::iter(chunks).boxed()))
+    }
+}

@@ -1,0 +1,191 @@
+//! Requests to the real shim: every kind of guest, every limit. Real machine code, real TLS, loopback.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    client::{Connection, get, get_http2, try_get},
+    operator::{HELLO, HELLO_P3, LOGGER, Operator, PROBE},
+    process::{Shim, free_port},
+};
+use bytes::Bytes;
+use futures::future::join_all;
+use http::Request;
+use http_body_util::Full;
+use podless_link::v1::{Assignment, EnvVar, Grants};
+
+/// A shim that serves one guest.
+async fn serving(assignment: impl FnOnce(&Operator, u16) -> Assignment) -> (Operator, Shim, u16) {
+    let (operator, port) = (Operator::start().await, free_port());
+    let shim = Shim::start(&operator, &[]);
+    operator.serve(&assignment(&operator, port)).await;
+    (operator, shim, port)
+}
+
+#[tokio::test]
+async fn hello_by_wasi_02_and_03_http_1_and_2() {
+    let (operator, _shim, p2) = serving(|operator, port| {
+        let env = vec![EnvVar { name: "GREETING".to_owned(), value: "hi by 0.2".to_owned() }];
+        Assignment { env, ..operator.assignment(HELLO, "p2", port) }
+    })
+    .await;
+    let p3 = free_port();
+    operator.serve(&operator.assignment(HELLO_P3, "p3", p3)).await;
+    for (port, want) in [(p2, "hi by 0.2\n"), (p3, "Hello from Podless\n")] {
+        for answer in [get(port, "/").await, get_http2(port, "/").await] {
+            assert_eq!((answer.status, answer.body.as_str()), (200, want));
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_request_has_an_instance_of_its_own() {
+    let (operator, _shim, port) = serving(|operator, port| operator.assignment(PROBE, "a", port)).await;
+    let mut connection = Connection::open(port).await.expect("connected");
+    for _ in 0..5 {
+        assert_eq!(connection.get("/fresh").await.expect("answered").body, "1\n");
+    }
+    let answers = join_all((0..50).map(|_| get(port, "/fresh"))).await;
+    assert!(answers.iter().all(|answer| answer.body == "1\n"), "{answers:?}");
+    let report = operator
+        .until("a report with all requests", |said| {
+            let service = said.reports.last()?.services.first()?.clone();
+            (service.requests >= 55).then_some(service)
+        })
+        .await;
+    assert_eq!((report.cold_starts, report.requests, report.live_instances), (55, 55, 0));
+    assert!(report.peak_instances >= 1, "{report:?}");
+    let phases = report.phases.expect("phases");
+    for (phase, count) in
+        [(phases.fetch, 1), (phases.load, 1), (phases.link, 1), (phases.instantiate, 55), (phases.first_byte, 55)]
+    {
+        assert_eq!(phase.expect("a phase").counts.values().sum::<u64>(), count);
+    }
+}
+
+#[tokio::test]
+async fn a_guest_finds_nothing_but_what_it_was_given() {
+    let (_operator, _shim, port) = serving(|operator, port| {
+        let env = vec![EnvVar { name: "ONLY".to_owned(), value: "this".to_owned() }];
+        Assignment { env, ..operator.assignment(PROBE, "a", port) }
+    })
+    .await;
+    assert_eq!(get(port, "/env").await.body, "ONLY=this\n");
+    let files = get(port, "/fs").await.body;
+    assert_eq!(files.matches("no file").count(), 3, "{files}");
+}
+
+#[tokio::test]
+async fn bodies_pass_both_ways_and_too_large_ones_do_not() {
+    let (_operator, _shim, port) = serving(|operator, port| operator.assignment(PROBE, "a", port)).await;
+    let post = |body: Vec<u8>| {
+        Request::post("/echo").header("host", "test").body(Full::new(Bytes::from(body))).expect("a request")
+    };
+    let mut connection = Connection::open(port).await.expect("connected");
+    let answer = connection.send(post(vec![b'x'; 3 << 20])).await.expect("echoed");
+    assert_eq!((answer.status, answer.body.len()), (200, 3 << 20));
+    let big = get(port, "/big?bytes=5000000").await;
+    assert_eq!((big.status, big.body.len()), (200, 5_000_000));
+    let mut connection = Connection::open(port).await.expect("connected");
+    let mut lying = post(vec![]);
+    lying.headers_mut().insert("content-length", "67108865".parse().expect("a value"));
+    let status = connection.send(lying).await.expect("refused at once").status;
+    assert_eq!(status, 413);
+}
+
+#[tokio::test]
+async fn a_header_that_never_ends_is_refused() {
+    let (_operator, _shim, port) = serving(|operator, port| operator.assignment(HELLO, "a", port)).await;
+    let mut connection = Connection::open(port).await.expect("connected");
+    let request = Request::get("/").header("host", "test").header("long", "x".repeat(80 << 10));
+    let answer = connection.send(request.body(Full::default()).expect("a request")).await.expect("answered");
+    assert_eq!(answer.status, 431);
+    let stripped = http::Request::get("/").version(http::Version::HTTP_11).body(Full::default()).expect("a request");
+    let mut connection = Connection::open(port).await.expect("connected");
+    assert_eq!(connection.send(stripped).await.expect("answered").status, 400, "no Host");
+}
+
+#[tokio::test]
+async fn a_guest_that_spins_is_ended_and_others_answer_meanwhile() {
+    let (operator, shim, spins) =
+        serving(|operator, port| Assignment { timeout_millis: 1500, ..operator.assignment(PROBE, "spins", port) })
+            .await;
+    let other = free_port();
+    operator.serve(&operator.assignment(HELLO, "other", other)).await;
+    let started = Instant::now();
+    // More of them than there are cores.
+    let spinning = tokio::spawn(async move { join_all((0..8).map(|_| get(spins, "/spin"))).await });
+    let mut slowest = Duration::ZERO;
+    let mut answered = 0;
+    while started.elapsed() < Duration::from_millis(1000) {
+        let asked = Instant::now();
+        assert_eq!(get(other, "/").await.status, 200);
+        slowest = slowest.max(asked.elapsed());
+        answered += 1;
+    }
+    assert!(answered >= 3 && slowest < Duration::from_millis(900), "{answered} answers, the slowest after {slowest:?}");
+    for answer in spinning.await.expect("joined") {
+        assert_eq!((answer.status, answer.body.as_str()), (504, "the component did not answer in time\n"));
+    }
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    let line = shim.printed(|line| (line["service"] == "service-spins").then(|| line.clone())).await;
+    assert_eq!((&line["stream"], &line["level"]), (&"shim".into(), &"error".into()));
+    // Every instance was ended, not only its answer.
+    operator.until("no live instance", |said| (said.reports.last()?.live_instances == 0).then_some(())).await;
+    assert_eq!(get(spins, "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn memory_is_limited_and_a_trap_is_said_plainly() {
+    let (_operator, shim, port) =
+        serving(|operator, port| Assignment { instance_memory: 16 << 20, ..operator.assignment(PROBE, "a", port) })
+            .await;
+    assert_eq!(get(port, "/grow?mb=8").await.status, 200);
+    let answer = get(port, "/grow?mb=32").await;
+    assert_eq!((answer.status, answer.body.as_str()), (500, "the component failed\n"));
+    let answer = get(port, "/trap").await;
+    assert_eq!((answer.status, answer.body.as_str()), (500, "the component failed\n"), "nothing of its inside");
+    let detail = shim.printed(|line| (line["stream"] == "shim").then(|| line["message"].to_string())).await;
+    assert!(detail.contains("wasm"), "the log has the detail: {detail}");
+    assert_eq!(get(port, "/fresh").await.body, "1\n");
+}
+
+#[tokio::test]
+async fn what_exceeds_the_budget_waits_a_while_then_is_refused() {
+    let (operator, _shim, port) =
+        serving(|operator, port| Assignment { budget: 2, ..operator.assignment(PROBE, "a", port) }).await;
+    // Two are served, two wait too long, the rest are refused at once.
+    let answers = join_all((0..8).map(|_| get(port, "/slow?ms=2500"))).await;
+    let count = |status| answers.iter().filter(|answer| answer.status == status).count();
+    assert_eq!((count(200), count(503)), (2, 6));
+    let refused = answers.iter().find(|answer| answer.status == 503).expect("one");
+    assert_eq!(refused.headers["retry-after"], "1");
+    // A short wait is no refusal.
+    let answers = join_all((0..4).map(|_| get(port, "/slow?ms=50"))).await;
+    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+    operator.until("the refused", |said| (said.reports.last()?.services.first()?.rejected == 6).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_frees_its_place() {
+    let (_operator, _shim, port) =
+        serving(|operator, port| Assignment { budget: 1, ..operator.assignment(PROBE, "a", port) }).await;
+    let leaving = tokio::time::timeout(Duration::from_millis(300), try_get(port, "/slow?ms=9000")).await;
+    assert!(leaving.is_err(), "it was being answered when the client left");
+    assert_eq!(get(port, "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn what_guests_say_comes_out_as_lines_of_json() {
+    let (_operator, shim, port) = serving(|operator, port| Assignment {
+        grants: Some(Grants { logging: true }),
+        ..operator.assignment(LOGGER, "a", port)
+    })
+    .await;
+    assert_eq!(get(port, "/where").await.body, "said\n");
+    for (stream, level) in [("stdout", None), ("stderr", None), ("logging", Some("warn"))] {
+        let line = shim.printed(|line| (line["stream"] == stream).then(|| line.clone())).await;
+        assert_eq!(line["message"], format!("{stream} /where"));
+        assert_eq!((&line["namespace"], &line["service"]), (&"tests".into(), &"service-a".into()));
+        assert_eq!(line["level"].as_str(), level);
+    }
+}
