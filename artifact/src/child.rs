@@ -1,0 +1,199 @@
+//! The parent's end of the child that audits and compiles. In: a pulled component; out: first what it says of itself,
+//! then, once audited, its machine code in a file. IO.
+
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::{Child, ChildStdout, Command},
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    audit::AuditedComponent,
+    compile::Report,
+    facts::{Facts, FactsError},
+    pull::PulledComponent,
+    sandbox::Limits,
+};
+
+/// Longest line that the child may say.
+const LINE_BYTES: u64 = 4 << 20;
+/// Most machine code that one component may become.
+const CODE_BYTES: u64 = 512 << 20;
+/// Longest message that is passed on.
+const MESSAGE_CHARS: usize = 500;
+
+/// The program that is the child: it calls `compile_child` with the two limits that follow its arguments, bytes of
+/// memory and seconds of CPU.
+#[derive(Clone, Debug)]
+pub struct ChildProgram {
+    /// The executable.
+    pub path: PathBuf,
+    /// Its first arguments.
+    pub arguments: Vec<OsString>,
+}
+
+impl Default for ChildProgram {
+    /// This program's own subcommand `compile-child`.
+    fn default() -> Self {
+        Self { path: "/proc/self/exe".into(), arguments: vec!["compile-child".into()] }
+    }
+}
+
+/// Why there is no machine code.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The bytes are no component.
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+    /// The compiler refused it.
+    #[error("the component does not compile ({0}): build it with a released toolchain, for WASI 0.2 or 0.3")]
+    Failed(String),
+    /// More time or memory than it may use.
+    #[error(
+        "compiling the component takes more than {} s or {} MiB, which is the limit: make it smaller", .0.cpu_seconds,
+        .0.memory_bytes >> 20
+    )]
+    Limit(Limits),
+    /// Not the component's fault.
+    #[error("the operator could not compile: {0}; it is tried again")]
+    Broken(String),
+}
+
+impl From<io::Error> for CompileError {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+/// Machine code of an audited component, in a file that nobody else knows yet.
+pub(crate) struct CompiledComponent {
+    pub(crate) audited: AuditedComponent,
+    pub(crate) file: NamedTempFile,
+    pub(crate) sha256: String,
+    pub(crate) size: u64,
+    pub(crate) millis: u64,
+}
+
+/// A child at work; dropping it kills the process.
+pub(crate) struct Compiling {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    limits: Limits,
+    deadline: Instant,
+}
+
+impl Compiling {
+    pub(crate) fn start(program: &ChildProgram, limits: Limits, component: PulledComponent) -> io::Result<Self> {
+        let mut child = Command::new(&program.path)
+            .args(&program.arguments)
+            .args([limits.memory_bytes.to_string(), limits.cpu_seconds.to_string()])
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(component.into_file()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        let output = child.stdout.take().ok_or_else(|| io::Error::other("the child has no output"))?;
+        // Twice the CPU's time, for a busy machine.
+        let deadline = Instant::now() + Duration::from_secs(limits.cpu_seconds.saturating_mul(2));
+        Ok(Self { child, output: BufReader::new(output), limits, deadline })
+    }
+
+    /// What the component says of itself.
+    pub(crate) async fn facts(&mut self) -> Result<Facts, CompileError> {
+        match self.report().await? {
+            Report::Facts(facts) => Ok(facts?),
+            Report::Failed(why) => Err(CompileError::Failed(shorten(&why))),
+            Report::Code { .. } => Err(CompileError::Broken("the child spoke out of turn".to_owned())),
+        }
+    }
+
+    /// The machine code, which the child makes meanwhile.
+    pub(crate) async fn code(
+        mut self,
+        audited: AuditedComponent,
+        folder: &Path,
+    ) -> Result<CompiledComponent, CompileError> {
+        let (size, millis) = match self.report().await? {
+            Report::Code { size, millis } if size <= CODE_BYTES => (size, millis),
+            Report::Code { .. } => return Err(CompileError::Limit(self.limits)),
+            Report::Failed(why) => return Err(CompileError::Failed(shorten(&why))),
+            Report::Facts(_) => return Err(CompileError::Broken("the child spoke out of turn".to_owned())),
+        };
+        let file = NamedTempFile::new_in(folder)?;
+        let copying = copy(&mut self.output, tokio::fs::File::from_std(file.reopen()?), size);
+        let sha256 = match timeout_at(self.deadline, copying).await {
+            Ok(copied) => copied?,
+            Err(_) => return Err(CompileError::Limit(self.limits)),
+        };
+        match sha256 {
+            Some(sha256) => Ok(CompiledComponent { audited, file, sha256, size, millis }),
+            None => Err(self.ended().await),
+        }
+    }
+
+    async fn report(&mut self) -> Result<Report, CompileError> {
+        let mut line = Vec::new();
+        let reading = async { (&mut self.output).take(LINE_BYTES).read_until(b'\n', &mut line).await };
+        match timeout_at(self.deadline, reading).await {
+            Ok(read) => read?,
+            Err(_) => return Err(CompileError::Limit(self.limits)),
+        };
+        if line.last() != Some(&b'\n') {
+            return Err(self.ended().await);
+        }
+        serde_json::from_slice(&line).map_err(|_| CompileError::Broken("the child does not make sense".to_owned()))
+    }
+
+    /// The child has said less than it should.
+    async fn ended(&mut self) -> CompileError {
+        let _ = self.child.start_kill();
+        match self.child.wait().await {
+            Ok(status) => judge_end(status, self.limits),
+            Err(error) => error.into(),
+        }
+    }
+}
+
+/// A signal is how limits end a process: SIGXCPU for time, SIGABRT when an allocation failed, SIGSEGV for the stack,
+/// SIGKILL from the kernel when memory is short. A panic is none: it is reported.
+fn judge_end(status: ExitStatus, limits: Limits) -> CompileError {
+    match status.signal() {
+        Some(libc::SIGXCPU | libc::SIGABRT | libc::SIGSEGV | libc::SIGKILL) => CompileError::Limit(limits),
+        _ => CompileError::Broken(format!("the compiling process ended early ({status})")),
+    }
+}
+
+/// Copies this many bytes; their SHA-256, or `None` when fewer or more come.
+async fn copy(from: &mut (impl AsyncRead + Unpin), mut to: tokio::fs::File, size: u64) -> io::Result<Option<String>> {
+    let (mut hash, mut left, mut buffer) = (Sha256::new(), size, vec![0; 64 << 10]);
+    loop {
+        let read = from.read(&mut buffer).await?;
+        if read == 0 {
+            break;
+        }
+        let Some(rest) = left.checked_sub(read as u64) else { return Ok(None) };
+        left = rest;
+        hash.update(&buffer[..read]);
+        to.write_all(&buffer[..read]).await?;
+    }
+    to.flush().await?;
+    Ok((left == 0).then(|| hex::encode(hash.finalize())))
+}
+
+/// Text of the child, fit for a sentence.
+fn shorten(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MESSAGE_CHARS).collect()
+}

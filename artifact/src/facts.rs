@@ -1,0 +1,104 @@
+//! What a component says of itself: untrusted bytes in, its imports and HTTP export out. Pure; runs in the child only.
+
+use serde::{Deserialize, Serialize};
+use wasmparser::{
+    Encoding, Parser, Payload, Validator, WasmFeatures,
+    component_types::{ComponentAnyTypeId, ComponentEntityType},
+    types::Types,
+};
+
+/// Longest name that is kept of an import or export.
+const NAME_BYTES: usize = 256;
+
+/// What a component imports and exports.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Facts {
+    /// Its imports, in its own order.
+    pub imports: Vec<ImportFact>,
+    /// Names of its exports.
+    pub exports: Vec<String>,
+}
+
+/// One import.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct ImportFact {
+    /// Its name, as in `wasi:http/types@0.2.3`.
+    pub name: String,
+    /// Whether it brings names of types only: nothing that could be called.
+    pub types_only: bool,
+}
+
+/// Why bytes are no component.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq, thiserror::Error)]
+pub enum FactsError {
+    /// An ELF file: what `wasmtime compile` makes.
+    #[error("the layer is precompiled code, which is never taken from a registry: push the component, a .wasm file")]
+    Precompiled,
+    /// A core module.
+    #[error(
+        "the layer is a core WebAssembly module, not a component: build it for the target wasm32-wasip2, or make it \
+         one with `wasm-tools component new`"
+    )]
+    CoreModule,
+    /// Something else, or a broken file.
+    #[error("the layer is not a valid WebAssembly component ({0}): build it again and push it")]
+    NotWebAssembly(String),
+}
+
+/// Reads a component.
+pub(crate) fn facts(bytes: &[u8]) -> Result<Facts, FactsError> {
+    if bytes.starts_with(b"\x7fELF") {
+        return Err(FactsError::Precompiled);
+    }
+    if !bytes.starts_with(b"\0asm") {
+        return Err(FactsError::NotWebAssembly("it does not begin as WebAssembly does".to_owned()));
+    }
+    if Parser::is_core_wasm(bytes) {
+        return Err(FactsError::CoreModule);
+    }
+    read(bytes).map_err(|error| FactsError::NotWebAssembly(error.to_string()))
+}
+
+fn read(bytes: &[u8]) -> wasmparser::Result<Facts> {
+    // What the engine does not support the compiler refuses, in its own words.
+    let types = Validator::new_with_features(WasmFeatures::all()).validate_all(bytes)?;
+    let mut facts = Facts::default();
+    let mut depth = 0;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload? {
+            Payload::Version { encoding: Encoding::Component | Encoding::Module, .. } => depth += 1,
+            Payload::End(_) => depth -= 1,
+            Payload::ComponentImportSection(imports) if depth == 1 => {
+                for import in imports {
+                    let name = import?.name.name;
+                    let types_only = types_only(&types, name);
+                    facts.imports.push(ImportFact { name: cut(name), types_only });
+                }
+            }
+            Payload::ComponentExportSection(exports) if depth == 1 => {
+                for export in exports {
+                    facts.exports.push(cut(export?.name.name));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(facts)
+}
+
+fn types_only(types: &Types, import: &str) -> bool {
+    let is_name = |ty: &ComponentEntityType| {
+        matches!(ty, ComponentEntityType::Type { referenced, .. }
+            if !matches!(referenced, ComponentAnyTypeId::Resource(_)))
+    };
+    let types = types.as_ref();
+    match types.component_item_for_import(import).map(|item| item.ty) {
+        Some(ComponentEntityType::Instance(id)) => types[id].exports.values().all(|item| is_name(&item.ty)),
+        Some(other) => is_name(&other),
+        None => false,
+    }
+}
+
+fn cut(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(NAME_BYTES).collect()
+}
