@@ -71,6 +71,11 @@ macro_rules! reasons {
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$name => stringify!($name)),+ }
             }
+
+            /// The reason of that name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $(stringify!($name) => Some(Self::$name),)+ _ => None }
+            }
         }
     };
 }
@@ -118,6 +123,8 @@ reasons! {
     CompileFailed,
     /// Compiling the component takes more time or memory than it may.
     CompileLimit,
+    /// The operator itself is in trouble, and tries again.
+    InternalError,
     /// No node can take the service.
     NoNode,
     /// Every service port is taken.

@@ -1,0 +1,147 @@
+//! The real thing: artifacts from registries, by the pipeline. In: what a service wants; out: a sealed artifact, or the
+//! API's reason why not. IO.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use futures::future::{BoxFuture, FutureExt};
+use kube::Client;
+use podless_artifact::{self as artifact, Grants, Options, Pipeline, RegistryOptions, seal::SealKey};
+use podless_crds::{Grant, Import, Reason};
+
+use super::{
+    Artifacts, Built, Code, Phase, Progress, Rejection, Wanted,
+    pull_secret::{PullSecretError, logins},
+};
+use crate::cli::RunArgs;
+
+/// Makes artifacts from what is in registries.
+pub struct Registry {
+    client: Client,
+    pipeline: Arc<Pipeline>,
+}
+
+impl Registry {
+    /// Opens the cache; `key` seals.
+    pub fn new(client: Client, args: &RunArgs, key: SealKey) -> anyhow::Result<Self> {
+        let mut options = Options::new(&args.cache_dir);
+        let ca_pem = args.registry_ca_file.as_ref().map(std::fs::read).transpose();
+        options.registry = RegistryOptions {
+            plain_http: args.plain_http_registries.clone(),
+            ca_pem: ca_pem.context("the file of --registry-ca-file cannot be read")?,
+        };
+        Ok(Self { client, pipeline: Arc::new(Pipeline::new(options, Arc::new(key))?) })
+    }
+}
+
+impl Artifacts for Registry {
+    fn build(&self, wanted: Wanted, progress: Progress) -> BoxFuture<'static, Result<Built, Rejection>> {
+        let (client, pipeline) = (self.client.clone(), self.pipeline.clone());
+        async move {
+            let logins = logins(&client, &wanted.service.namespace, &wanted.pull_secrets).await?;
+            let wanted = artifact::Wanted {
+                image: &wanted.image,
+                pinned: wanted.pinned.as_deref(),
+                grants: Grants { logging: wanted.logging },
+                logins: &logins,
+            };
+            let sealed = pipeline.build(wanted, |step| progress(phase(step))).await?;
+            Ok(built(sealed))
+        }
+        .boxed()
+    }
+}
+
+fn phase(step: artifact::Progress) -> Phase {
+    match step {
+        artifact::Progress::Resolving => Phase::Resolving,
+        artifact::Progress::Pulling { done, total } => {
+            let percent = done.saturating_mul(100).checked_div(total).unwrap_or(0);
+            Phase::Pulling(u8::try_from(percent).unwrap_or(100).min(100))
+        }
+        artifact::Progress::Compiling => Phase::Compiling,
+    }
+}
+
+fn built(artifact: artifact::SealedArtifact) -> Built {
+    let import = |i: &artifact::Import| Import {
+        interface: i.interface.clone(),
+        grant: match i.grant {
+            artifact::Grant::Granted => Grant::Granted,
+            artifact::Grant::Inert => Grant::Inert,
+            artifact::Grant::Denied => Grant::Denied,
+        },
+    };
+    Built {
+        digest: artifact.image_digest().to_owned(),
+        component_size: artifact.component_size(),
+        imports: artifact.imports().iter().map(import).collect(),
+        seal: artifact.seal().clone(),
+        sealed: artifact.sealed().clone(),
+        compile_millis: artifact.compile_millis(),
+        code: Arc::new(Code {
+            sha256: artifact.seal().code_sha256.clone(),
+            size: artifact.seal().code_size,
+            file: artifact.into_code(),
+        }),
+    }
+}
+
+impl From<artifact::Rejection> for Rejection {
+    fn from(error: artifact::Rejection) -> Self {
+        Self {
+            reason: Reason::from_name(error.reason()).unwrap_or(Reason::InternalError),
+            transient: error.is_transient(),
+            message: error.to_string(),
+        }
+    }
+}
+
+/// Whatever is wrong with a secret, the object need not change for it to be mended.
+impl From<PullSecretError> for Rejection {
+    fn from(error: PullSecretError) -> Self {
+        let reason = match error {
+            PullSecretError::Missing(_) | PullSecretError::Type(_) | PullSecretError::Malformed(_) => {
+                Reason::PullSecretInvalid
+            }
+            PullSecretError::Api(..) => Reason::InternalError,
+        };
+        Self { reason, message: error.to_string(), transient: true }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_of_the_pipeline_is_one_of_the_api() {
+        // Those that `Rejection::reason` may answer; a name that the API does not have would become InternalError.
+        for name in [
+            "InvalidReference",
+            "ImageNotFound",
+            "Unauthorized",
+            "RegistryUnreachable",
+            "DigestMismatch",
+            "UnsupportedLayer",
+            "PrecompiledLayer",
+            "TooLarge",
+            "NoHttpExport",
+            "ImportDenied",
+            "CoreModule",
+            "NotWebAssembly",
+            "CompileFailed",
+            "CompileLimit",
+            "InternalError",
+        ] {
+            assert_eq!(Reason::from_name(name).map(Reason::as_str), Some(name));
+        }
+    }
+
+    #[test]
+    fn percent_of_what_has_come() {
+        for (done, total, want) in [(0, 0, 0), (0, 9, 0), (9, 9, 100), (1, 3, 33), (10, 9, 100)] {
+            assert_eq!(phase(artifact::Progress::Pulling { done, total }), Phase::Pulling(want));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What a shim is given of a service, but for its own budget: the same for every shim. No IO.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use podless_crds::Image;
+use podless_link::v1;
+use sha2::{Digest, Sha256};
+
+use crate::{build::Code, wake::ServiceRef};
+
+/// What a service is, once its artifact is made.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// `metadata.generation` of the object that this was made from.
+    pub service_generation: i64,
+    /// The image, for status.
+    pub image: Image,
+    /// The sealed artifact, as JSON.
+    pub sealed: String,
+    /// Its machine code.
+    pub code: Arc<Code>,
+    /// Environment variables.
+    pub env: Vec<(String, String)>,
+    /// Whether wasi:logging is granted.
+    pub logging: bool,
+    /// Most linear memory of one instance, in bytes.
+    pub instance_memory: u64,
+    /// Milliseconds that a request may take, waiting included.
+    pub timeout_millis: u64,
+    /// Requests in flight for one replica.
+    pub concurrency: u32,
+}
+
+impl Content {
+    /// A name for exactly this content, so that a new leader can tell whether what the shims have is the same.
+    pub fn fingerprint(&self) -> String {
+        let assignment =
+            v1::Assignment { service_uid: String::new(), ..self.assignment(&ServiceRef::nobody(), 0, 0, 0) };
+        let mut hash = Sha256::new();
+        hash.update(prost::Message::encode_to_vec(&assignment));
+        hash.update(self.concurrency.to_le_bytes());
+        hex::encode(&hash.finalize()[..8])
+    }
+
+    /// The message that is signed and sent.
+    pub fn assignment(&self, service: &ServiceRef, generation: u64, port: u16, budget: u32) -> v1::Assignment {
+        v1::Assignment {
+            service_uid: service.uid.clone(),
+            namespace: service.namespace.clone(),
+            name: service.name.clone(),
+            generation,
+            service_generation: self.service_generation,
+            port: u32::from(port),
+            budget,
+            sealed: self.sealed.clone().into_bytes(),
+            env: self.env.iter().map(|(name, value)| v1::EnvVar { name: name.clone(), value: value.clone() }).collect(),
+            grants: Some(v1::Grants { logging: self.logging }),
+            instance_memory: self.instance_memory,
+            timeout_millis: self.timeout_millis,
+        }
+    }
+}
+
+/// A service as it is assigned now.
+#[derive(Clone, Debug)]
+pub struct Assigned {
+    /// Whose it is.
+    pub service: ServiceRef,
+    /// Grows with every change.
+    pub generation: u64,
+    /// The service's port on every shim.
+    pub port: u16,
+    /// What is served.
+    pub content: Arc<Content>,
+    /// Replicas by node.
+    pub replicas: BTreeMap<String, u32>,
+    /// Requests in flight by the uid of the shim's pod: who is not in here is not told.
+    pub budgets: BTreeMap<String, u32>,
+}

@@ -1,0 +1,120 @@
+//! One stream of one shim, from Hello until either side ends it. In: its messages; out: what it is told. IO.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use podless_link::{ASSIGNMENT_CONTEXT, v1};
+use prost::Message;
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::{
+    Hub,
+    auth::Identity,
+    sessions::{Next, SessionKey},
+};
+
+/// How long a shim may take to say Hello.
+const HELLO: Duration = Duration::from_secs(10);
+/// How long a withdrawn service is still answered for: kube-proxy needs a moment to forget its endpoints.
+const LINGER: Duration = Duration::from_secs(10);
+/// Messages that are encoded ahead of what the shim has taken.
+const AHEAD: usize = 16;
+
+/// Waits for Hello, then serves the stream in a task of its own.
+pub async fn serve(
+    hub: Arc<Hub>,
+    identity: Identity,
+    mut inbound: Streaming<v1::FromShim>,
+) -> Result<ReceiverStream<Result<v1::ToShim, Status>>, Status> {
+    let first = tokio::time::timeout(HELLO, inbound.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no Hello came: say it first"))??;
+    let Some(v1::from_shim::Body::Hello(hello)) = first.and_then(|m| m.body) else {
+        return Err(Status::invalid_argument("the first message must be Hello"));
+    };
+    tracing::info!(node = identity.node, pod = identity.pod_name, known = hello.known.len(), "a shim has connected");
+    let services = hub.service_uids();
+    let (key, notify) = hub.sessions().open(identity.clone(), hello, services, Instant::now());
+    hub.membership_changed();
+
+    let (tx, rx) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        let ended = tokio::select! {
+            ended = receive(&hub, &key, inbound) => ended,
+            ended = send(&hub, &key, &notify, &tx) => ended,
+        };
+        hub.sessions().close(&key, Instant::now());
+        tracing::info!(node = identity.node, pod = identity.pod_name, reason = ended, "a shim has disconnected");
+        hub.membership_changed();
+        // What is to become of its endpoints is decided when the grace is over.
+        tokio::time::sleep(crate::reconcile::plan::GRACE + Duration::from_millis(100)).await;
+        hub.wake.all();
+    });
+    Ok(ReceiverStream::new(rx))
+}
+
+async fn receive(hub: &Hub, key: &SessionKey, mut inbound: Streaming<v1::FromShim>) -> String {
+    loop {
+        let body = match inbound.message().await {
+            Ok(Some(message)) => message.body,
+            Ok(None) => return "it ended the stream".to_owned(),
+            Err(status) => return status.message().to_owned(),
+        };
+        match body {
+            Some(v1::from_shim::Body::Ack(ack)) => {
+                if let Some(v1::ack::Outcome::Failed(failed)) = &ack.outcome {
+                    tracing::warn!(service = ack.service_uid, reason = failed.reason, "a shim cannot load a service");
+                }
+                let assigned = hub.sessions().assigned(&ack.service_uid);
+                hub.sessions().ack(key, ack, Instant::now());
+                if let Some(assigned) = assigned {
+                    hub.wake.one(&assigned.service);
+                }
+            }
+            Some(v1::from_shim::Body::Report(report)) => hub.sessions().report(key, report),
+            // Said once already, or something that a newer shim has to say.
+            Some(v1::from_shim::Body::Hello(_)) | None => {}
+        }
+    }
+}
+
+async fn send(hub: &Hub, key: &SessionKey, notify: &Notify, tx: &mpsc::Sender<Result<v1::ToShim, Status>>) -> String {
+    loop {
+        loop {
+            let next = hub.sessions().next(key);
+            let Some(next) = next else { break };
+            if tx.send(Ok(encode(hub, next))).await.is_err() {
+                return "it hung up".to_owned();
+            }
+        }
+        if !hub.sessions().is_current(key) {
+            return "it opened another stream".to_owned();
+        }
+        tokio::select! {
+            () = notify.notified() => {}
+            () = tx.closed() => return "it hung up".to_owned(),
+        }
+    }
+}
+
+fn encode(hub: &Hub, next: Next) -> v1::ToShim {
+    let body = match next {
+        Next::Assign(assigned, budget) => {
+            let assignment = assigned.content.assignment(&assigned.service, assigned.generation, assigned.port, budget);
+            let assignment = assignment.encode_to_vec();
+            let signature = hub.key.sign(ASSIGNMENT_CONTEXT, &assignment).to_vec();
+            v1::to_shim::Body::Assign(v1::Assign { assignment, signature })
+        }
+        Next::Withdraw { service, generation } => v1::to_shim::Body::Withdraw(v1::Withdraw {
+            service_uid: service,
+            generation,
+            linger_millis: LINGER.as_millis() as u64,
+        }),
+        Next::Synced => v1::to_shim::Body::Synced(v1::Synced {}),
+    };
+    v1::ToShim { body: Some(body) }
+}

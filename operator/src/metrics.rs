@@ -1,0 +1,121 @@
+//! What Prometheus is told. In: what happened; out: the text of /metrics. No IO.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+/// The operator's metrics. Clones share their values.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    reconciles: Family<ResultLabel, Counter>,
+    reconcile_seconds: Histogram,
+    in_flight: Gauge,
+    builds: Family<ResultLabel, Counter>,
+    sessions: Gauge,
+    services: Gauge,
+    leader: Gauge,
+    status_writes: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let reconciles = Family::default();
+        let reconcile_seconds =
+            Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]);
+        let in_flight = Gauge::default();
+        let builds = Family::default();
+        let (sessions, services, leader) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let status_writes = Counter::<u64, AtomicU64>::default();
+        let mut r = Registry::with_prefix("podless_operator");
+        r.register("reconciles", "Reconciles by result: done, rejected or error", reconciles.clone());
+        r.register_with_unit("reconcile", "Time of a reconcile", Unit::Seconds, reconcile_seconds.clone());
+        r.register("reconciles_in_flight", "Reconciles that are running", in_flight.clone());
+        r.register("builds", "Artifact builds by result: ready, or the reason of the rejection", builds.clone());
+        r.register("shims_connected", "Shims whose link is up", sessions.clone());
+        r.register("services", "WasmServices there are", services.clone());
+        r.register("leader", "1 on the replica that leads", leader.clone());
+        r.register("status_writes", "Writes of a WasmService's or WasmNode's status", status_writes.clone());
+        let registry = Arc::new(r);
+        Self { registry, reconciles, reconcile_seconds, in_flight, builds, sessions, services, leader, status_writes }
+    }
+}
+
+impl Metrics {
+    /// A reconcile has begun.
+    pub fn reconcile_began(&self) {
+        self.in_flight.inc();
+    }
+
+    /// A reconcile has ended after this long: `done`, `rejected` or `error`.
+    pub fn reconcile_ended(&self, result: &'static str, took: Duration) {
+        self.in_flight.dec();
+        self.reconciles.get_or_create(&ResultLabel { result }).inc();
+        self.reconcile_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A build has ended: `ready`, or the reason why not.
+    pub fn build_ended(&self, result: &'static str) {
+        self.builds.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// How many there are now.
+    pub fn counted(&self, sessions: usize, services: usize) {
+        self.sessions.set(sessions as i64);
+        self.services.set(services as i64);
+    }
+
+    /// Whether this replica leads.
+    pub fn leads(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+    }
+
+    /// A status was written.
+    pub fn status_written(&self) {
+        self.status_writes.inc();
+    }
+
+    /// The text of /metrics.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_units_are_as_documented() {
+        let metrics = Metrics::default();
+        metrics.reconcile_began();
+        metrics.reconcile_ended("done", Duration::from_millis(3));
+        metrics.build_ended("ImportDenied");
+        metrics.leads(true);
+        let text = metrics.text();
+        for line in [
+            "podless_operator_reconciles_total{result=\"done\"} 1",
+            "podless_operator_reconcile_seconds_bucket{le=\"0.005\"} 1",
+            "podless_operator_builds_total{result=\"ImportDenied\"} 1",
+            "podless_operator_leader 1",
+            "podless_operator_reconciles_in_flight 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

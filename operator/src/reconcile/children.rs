@@ -1,0 +1,239 @@
+//! The two objects that each service owns, and what its slice remembers for the next leader. In: what was planned; out:
+//! the objects to apply. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        core::v1 as core,
+        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
+    },
+    apimachinery::pkg::{
+        apis::meta::v1::{ObjectMeta, OwnerReference},
+        util::intstr::IntOrString,
+    },
+};
+use kube::{Resource, ResourceExt};
+use podless_crds::{MANAGED_BY, SERVICE_LABEL, WasmService};
+use serde::{Deserialize, Serialize};
+
+use crate::wake::ServiceRef;
+
+/// Annotation of the slice with [`Recorded`].
+pub const PLACEMENTS: &str = "podless.dev/placements";
+/// Port of every Service.
+const HTTP_PORT: i32 = 80;
+
+/// What the slice remembers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recorded {
+    /// Generation of the assignment.
+    pub generation: u64,
+    /// `metadata.generation` of the object that it was made from.
+    pub service_generation: i64,
+    /// Name of exactly what was assigned: content, port and placements.
+    pub fingerprint: String,
+    /// By node.
+    pub nodes: BTreeMap<String, RecordedNode>,
+}
+
+/// What is placed on one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedNode {
+    /// Replicas on it.
+    pub replicas: u32,
+    /// Requests in flight that each of its shims takes.
+    pub budget: u32,
+}
+
+/// An object that a service may own, as it is found.
+#[derive(Clone, Debug)]
+pub enum Child<K> {
+    /// There is none.
+    Missing,
+    /// It is this service's own.
+    Ours(K),
+    /// It belongs to a service of the same name that is gone: Kubernetes is about to delete it.
+    Leftover,
+    /// It is somebody else's, and stays as it is.
+    Foreign,
+}
+
+impl<K: Resource> Child<K> {
+    /// Whose is it?
+    pub fn of(found: Option<K>, service: &ServiceRef) -> Self {
+        let Some(object) = found else { return Self::Missing };
+        let owner = object.owner_references().iter().find(|owner| owner.controller == Some(true));
+        match owner {
+            Some(owner) if owner.uid == service.uid => Self::Ours(object),
+            Some(owner) if is_wasm_service(owner) && owner.name == service.name => Self::Leftover,
+            _ => Self::Foreign,
+        }
+    }
+
+    /// The object, when it is ours.
+    pub fn ours(&self) -> Option<&K> {
+        match self {
+            Self::Ours(object) => Some(object),
+            Self::Missing | Self::Leftover | Self::Foreign => None,
+        }
+    }
+}
+
+fn is_wasm_service(owner: &OwnerReference) -> bool {
+    owner.kind == "WasmService" && owner.api_version.starts_with("podless.dev/")
+}
+
+/// What a slice has recorded, if it can be read.
+pub fn recorded(slice: &EndpointSlice) -> Option<Recorded> {
+    serde_json::from_str(slice.annotations().get(PLACEMENTS)?).ok()
+}
+
+/// The service port that a slice has recorded.
+pub fn recorded_port(slice: &EndpointSlice) -> Option<u16> {
+    u16::try_from(slice.ports.as_ref()?.first()?.port?).ok()
+}
+
+/// Name of the slice of a service.
+pub fn slice_name(service: &str) -> String {
+    format!("{service}-podless")
+}
+
+fn metadata(owner: &WasmService, name: String) -> ObjectMeta {
+    let label = (SERVICE_LABEL.to_owned(), owner.name_any());
+    ObjectMeta {
+        name: Some(name),
+        namespace: owner.namespace(),
+        labels: Some(BTreeMap::from([label])),
+        owner_references: owner.controller_owner_ref(&()).map(|reference| vec![reference]),
+        ..Default::default()
+    }
+}
+
+/// The Service: no selector, for its endpoints are the shims.
+pub fn service_object(owner: &WasmService, port: u16) -> core::Service {
+    let http = core::ServicePort {
+        name: Some("http".to_owned()),
+        port: HTTP_PORT,
+        target_port: Some(IntOrString::Int(i32::from(port))),
+        protocol: Some("TCP".to_owned()),
+        app_protocol: Some("http".to_owned()),
+        ..Default::default()
+    };
+    let spec = core::ServiceSpec { type_: Some("ClusterIP".to_owned()), ports: Some(vec![http]), ..Default::default() };
+    core::Service { metadata: metadata(owner, owner.name_any()), spec: Some(spec), ..Default::default() }
+}
+
+/// One endpoint of the slice: a shim.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    /// Node of the shim.
+    pub node: String,
+    /// Uid of its pod.
+    pub pod_uid: String,
+    /// Name of its pod.
+    pub pod_name: String,
+    /// Address of its pod.
+    pub ip: String,
+    /// It answers for the service.
+    pub serving: bool,
+    /// Its pod is being deleted: kube-proxy falls back on it only when nothing else is ready.
+    pub terminating: bool,
+    /// New connections may go to it.
+    pub ready: bool,
+}
+
+/// The slice. The API server wants endpoints of one address family.
+pub fn slice_object(
+    owner: &WasmService,
+    port: u16,
+    family: &str,
+    namespace: &str,
+    targets: &[Target],
+    record: Option<&Recorded>,
+) -> EndpointSlice {
+    let endpoint = |target: &Target| Endpoint {
+        addresses: vec![target.ip.clone()],
+        conditions: Some(EndpointConditions {
+            ready: Some(target.ready),
+            serving: Some(target.serving),
+            terminating: Some(target.terminating),
+        }),
+        node_name: Some(target.node.clone()),
+        target_ref: Some(core::ObjectReference {
+            kind: Some("Pod".to_owned()),
+            name: Some(target.pod_name.clone()),
+            namespace: Some(namespace.to_owned()),
+            uid: Some(target.pod_uid.clone()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let mut metadata = metadata(owner, slice_name(&owner.name_any()));
+    metadata.labels.get_or_insert_default().extend([
+        ("kubernetes.io/service-name".to_owned(), owner.name_any()),
+        ("endpointslice.kubernetes.io/managed-by".to_owned(), MANAGED_BY.to_owned()),
+    ]);
+    let record = record.and_then(|record| serde_json::to_string(record).ok());
+    metadata.annotations = record.map(|record| BTreeMap::from([(PLACEMENTS.to_owned(), record)]));
+    let http = EndpointPort {
+        name: Some("http".to_owned()),
+        port: Some(i32::from(port)),
+        protocol: Some("TCP".to_owned()),
+        app_protocol: Some("http".to_owned()),
+    };
+    EndpointSlice {
+        address_type: family.to_owned(),
+        endpoints: targets.iter().map(endpoint).collect(),
+        metadata,
+        ports: Some(vec![http]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owned(kind: &str, name: &str, uid: &str) -> core::Service {
+        let reference = OwnerReference {
+            api_version: "podless.dev/v1alpha1".into(),
+            kind: kind.into(),
+            name: name.into(),
+            uid: uid.into(),
+            controller: Some(true),
+            ..Default::default()
+        };
+        let metadata = ObjectMeta { owner_references: Some(vec![reference]), ..Default::default() };
+        core::Service { metadata, ..Default::default() }
+    }
+
+    #[test]
+    fn whose_a_child_is() {
+        let service = ServiceRef { uid: "u1".into(), namespace: "n".into(), name: "s".into() };
+        let of = |found| Child::of(found, &service);
+        assert!(matches!(of(None), Child::Missing));
+        assert!(matches!(of(Some(owned("WasmService", "s", "u1"))), Child::Ours(_)));
+        assert!(matches!(of(Some(owned("WasmService", "s", "u0"))), Child::Leftover));
+        assert!(matches!(of(Some(owned("WasmService", "t", "u0"))), Child::Foreign));
+        assert!(matches!(of(Some(owned("Deployment", "s", "u0"))), Child::Foreign));
+        assert!(matches!(of(Some(core::Service::default())), Child::Foreign));
+    }
+
+    #[test]
+    fn a_slice_remembers_what_was_planned() {
+        let record = Recorded {
+            generation: 7,
+            service_generation: 3,
+            fingerprint: "f".into(),
+            nodes: BTreeMap::from([("node-1".to_owned(), RecordedNode { replicas: 2, budget: 200 })]),
+        };
+        let spec = serde_json::json!({"image": "r/a:1"});
+        let owner = WasmService::new("s", serde_json::from_value(spec).expect("a spec"));
+        let slice = slice_object(&owner, 20_001, "IPv4", "podless", &[], Some(&record));
+        assert_eq!(recorded(&slice), Some(record));
+        assert_eq!(recorded_port(&slice), Some(20_001));
+        let without = slice_object(&owner, 20_001, "IPv4", "podless", &[], None);
+        assert_eq!(recorded(&without), None);
+    }
+}

@@ -1,0 +1,203 @@
+//! What to say of a service, condition by condition. In: the build, the applied plan or the rejection, the conditions
+//! there are; out: a verdict for each type. Pure.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use podless_crds::{ConditionType, Grant, Reason, Status};
+
+use super::{
+    plan::{Facts, Rejected},
+    status_of::Outcome,
+};
+use crate::build::{BuildState, Built, Phase, Rejection};
+
+/// What a condition should say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Which condition.
+    pub kind: ConditionType,
+    /// Whether it holds.
+    pub status: Status,
+    /// The stable name.
+    pub reason: Reason,
+    /// The sentence.
+    pub message: String,
+}
+
+fn verdict(kind: ConditionType, status: Status, reason: Reason, message: impl Into<String>) -> Verdict {
+    Verdict { kind, status, reason, message: message.into() }
+}
+
+/// Every condition, in order.
+pub fn verdicts(build: &BuildState, outcome: &Outcome<'_>, old: &[Condition], generation: i64) -> Vec<Verdict> {
+    let mut all = steps(build, outcome, old, generation);
+    all.push(placed(outcome));
+    let (available, ready) = serving(outcome, &all, old, generation);
+    all.extend([available, ready]);
+    all
+}
+
+/// Resolved, Audited and Precompiled.
+fn steps(build: &BuildState, outcome: &Outcome<'_>, old: &[Condition], generation: i64) -> Vec<Verdict> {
+    use ConditionType::{Audited, Precompiled, Resolved};
+    use Status::{True, Unknown};
+    if let Outcome::Rejected(Rejected { reason: Reason::InvalidSpec, message, .. }) = outcome {
+        return failed(Resolved, Reason::InvalidSpec, message);
+    }
+    // A new leader makes again what status says was made: that is no news, nor is a registry that is away meanwhile.
+    let made = || kept(old, &[Resolved, Audited, Precompiled], generation);
+    match build {
+        BuildState::Ready(built) => done(built),
+        BuildState::Pending(phase) => made().unwrap_or_else(|| match phase {
+            Phase::Resolving => vec![
+                verdict(Resolved, Unknown, Reason::Resolving, "the registry is being asked"),
+                verdict(Audited, Unknown, Reason::Waiting, "waits for the component"),
+                verdict(Precompiled, Unknown, Reason::Waiting, "waits for the audit"),
+            ],
+            Phase::Pulling(percent) => vec![
+                verdict(Resolved, Unknown, Reason::Resolving, format!("the component is being pulled: {percent}%")),
+                verdict(Audited, Unknown, Reason::Waiting, "waits for the component"),
+                verdict(Precompiled, Unknown, Reason::Waiting, "waits for the audit"),
+            ],
+            Phase::Compiling => vec![
+                verdict(Resolved, True, Reason::Done, "the component was pulled"),
+                verdict(Audited, Unknown, Reason::Compiling, "the component is being audited"),
+                verdict(Precompiled, Unknown, Reason::Compiling, "the component is being compiled"),
+            ],
+        }),
+        BuildState::Rejected(Rejection { reason, message, transient }) => {
+            let made = if *transient { made() } else { None };
+            made.unwrap_or_else(|| failed(step_of(*reason), *reason, message))
+        }
+    }
+}
+
+fn done(built: &Built) -> Vec<Verdict> {
+    use ConditionType::{Audited, Precompiled, Resolved};
+    let inert = built.imports.iter().filter(|i| i.grant == Grant::Inert).count();
+    let audited = match inert {
+        0 => format!("{} imports, all granted", built.imports.len()),
+        _ => format!("{} imports granted, {inert} linked with nothing behind them", built.imports.len() - inert),
+    };
+    let compiled = format!("{} bytes for {}", built.seal.code_size, built.seal.target);
+    vec![
+        verdict(Resolved, Status::True, Reason::Done, built.digest.clone()),
+        verdict(Audited, Status::True, Reason::Done, audited),
+        verdict(Precompiled, Status::True, Reason::Done, compiled),
+    ]
+}
+
+/// The step that failed, those before it as done, those after it as waiting.
+fn failed(kind: ConditionType, reason: Reason, message: &str) -> Vec<Verdict> {
+    let steps = [ConditionType::Resolved, ConditionType::Audited, ConditionType::Precompiled];
+    let at = steps.iter().position(|step| *step == kind).unwrap_or(0);
+    let each = steps.into_iter().enumerate().map(|(i, step)| match i.cmp(&at) {
+        std::cmp::Ordering::Less => verdict(step, Status::True, Reason::Done, "done"),
+        std::cmp::Ordering::Equal => verdict(step, Status::False, reason, message),
+        std::cmp::Ordering::Greater => {
+            verdict(step, Status::Unknown, Reason::Waiting, format!("waits for {}", steps[at].as_str()))
+        }
+    });
+    each.collect()
+}
+
+/// The step that a rejection ends.
+fn step_of(reason: Reason) -> ConditionType {
+    match reason {
+        Reason::PrecompiledLayer
+        | Reason::NotWebAssembly
+        | Reason::CoreModule
+        | Reason::NoHttpExport
+        | Reason::ImportDenied => ConditionType::Audited,
+        Reason::CompileFailed | Reason::CompileLimit => ConditionType::Precompiled,
+        _ => ConditionType::Resolved,
+    }
+}
+
+/// The conditions as they are, if all of them are True for this generation.
+fn kept(old: &[Condition], kinds: &[ConditionType], generation: i64) -> Option<Vec<Verdict>> {
+    kinds.iter().map(|kind| is_true(old, *kind, generation)).collect()
+}
+
+fn is_true(old: &[Condition], kind: ConditionType, generation: i64) -> Option<Verdict> {
+    let condition = old.iter().find(|c| c.type_ == kind.as_str())?;
+    let holds = condition.status == "True" && condition.observed_generation == Some(generation);
+    holds.then(|| verdict(kind, Status::True, Reason::Done, condition.message.clone()))
+}
+
+fn placed(outcome: &Outcome<'_>) -> Verdict {
+    let kind = ConditionType::Placed;
+    let facts = match outcome {
+        Outcome::Applied(applied) => applied.facts(),
+        Outcome::Rejected(Rejected { reason: Reason::InvalidSpec, .. }) => {
+            return verdict(kind, Status::Unknown, Reason::Waiting, "waits for Precompiled");
+        }
+        Outcome::Rejected(Rejected { reason: Reason::Waiting, message, .. }) => {
+            return verdict(kind, Status::Unknown, Reason::Waiting, message.clone());
+        }
+        Outcome::Rejected(Rejected { reason, message, .. }) => {
+            return verdict(kind, Status::False, *reason, message.clone());
+        }
+    };
+    if !facts.places.is_empty() {
+        let replicas: u32 = facts.places.iter().map(|p| p.replicas).sum();
+        let message = format!("{} on {}", count(replicas, "replica"), count(facts.places.len() as u32, "node"));
+        return verdict(kind, Status::True, Reason::Done, message);
+    }
+    if facts.usable_shims == 0 {
+        let message = "no node has a shim that is connected and runs this operator's engine: \
+             look at `kubectl get wasmnodes` and at the pods of DaemonSet podless-shim";
+        return verdict(kind, Status::False, Reason::NoNode, message);
+    }
+    verdict(kind, Status::Unknown, Reason::Waiting, "waits for Precompiled")
+}
+
+/// Available and Ready.
+fn serving(outcome: &Outcome<'_>, before: &[Verdict], old: &[Condition], generation: i64) -> (Verdict, Verdict) {
+    use ConditionType::{Available, Ready};
+    let facts = match outcome {
+        Outcome::Applied(applied) => applied.facts(),
+        // Nothing was touched: what served still does.
+        Outcome::Rejected(Rejected { reason, message, .. }) => {
+            let serves = old.iter().any(|c| c.type_ == Available.as_str() && c.status == "True");
+            let available = match serves {
+                true => verdict(Available, Status::True, Reason::EarlierGeneration, "what was assigned before serves"),
+                false => verdict(Available, Status::False, Reason::NothingServes, "nothing serves yet"),
+            };
+            let status = if *reason == Reason::Waiting { Status::Unknown } else { Status::False };
+            return (available, verdict(Ready, status, *reason, message.clone()));
+        }
+    };
+    let Facts { places, ready_endpoints, failures, .. } = facts;
+    let replicas: u32 = places.iter().map(|p| p.replicas).sum();
+    let current: u32 = places.iter().filter(|p| p.current).map(|p| p.replicas).sum();
+    let endpoints = count(*ready_endpoints as u32, "shim");
+    let available = match (*ready_endpoints, current) {
+        (0, _) => verdict(Available, Status::False, Reason::NothingServes, "no shim serves it"),
+        (_, 0) => verdict(
+            Available,
+            Status::True,
+            Reason::EarlierGeneration,
+            format!("an earlier generation serves on {endpoints}"),
+        ),
+        _ => verdict(Available, Status::True, Reason::Serving, format!("serves on {endpoints}")),
+    };
+    let step = |status| before.iter().find(|v| v.status == status);
+    let progress = format!("{current} of {} serve generation {generation}", count(replicas, "replica"));
+    let ready = if replicas > 0 && current == replicas && *ready_endpoints > 0 {
+        verdict(Ready, Status::True, Reason::Serving, progress)
+    } else if let Some(step) = step(Status::False) {
+        verdict(Ready, Status::False, step.reason, step.message.clone())
+    } else if let Some((node, message)) = failures.first() {
+        let more = if failures.len() > 1 { format!(" (and {} more)", failures.len() - 1) } else { String::new() };
+        verdict(Ready, Status::False, Reason::LoadFailed, format!("node {node}{more}: {message}"))
+    } else if let Some(step) = step(Status::Unknown) {
+        verdict(Ready, Status::Unknown, step.reason, step.message.clone())
+    } else {
+        verdict(Ready, Status::Unknown, Reason::Loading, progress)
+    };
+    (available, ready)
+}
+
+fn count(n: u32, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}

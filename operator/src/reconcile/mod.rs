@@ -1,0 +1,172 @@
+//! One service, made true: `observe` (IO) → `plan` (pure) → `apply` (IO) → `status_of` (pure) → the write.
+//!
+//! `reconcile` never asks why it was called: it looks at everything anew.
+
+pub mod apply;
+pub mod children;
+pub mod conditions;
+pub mod events;
+pub mod measured;
+pub mod observe;
+pub mod plan;
+mod quantity;
+pub mod status_of;
+pub mod views;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{Patch, PatchParams},
+    runtime::{controller::Action, events::Recorder, reflector::Store},
+};
+use podless_crds::{FIELD_MANAGER, WasmService, WasmServiceStatus};
+use serde_json::json;
+
+use crate::{build::Builds, link::Hub, metrics::Metrics, ports::Ports, wake::ServiceRef};
+use plan::{Settings, plan};
+use status_of::{Outcome, status_of};
+
+/// A full pass over everything repairs what no watch has told.
+const REPAIR: Duration = Duration::from_secs(600);
+/// A shim that could not load a service is asked again after this.
+const RELOAD: Duration = Duration::from_secs(60);
+/// After an error of the API server.
+const ERROR: Duration = Duration::from_secs(5);
+
+/// What every reconcile needs.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// The shims.
+    pub hub: Arc<Hub>,
+    /// Their pods.
+    pub pods: Store<Pod>,
+    /// Artifacts.
+    pub builds: Arc<Builds>,
+    /// Service ports.
+    pub ports: Arc<Mutex<Ports>>,
+    /// What is the same for all services.
+    pub settings: Settings,
+    /// When this replica became the leader.
+    pub leading_since: Instant,
+    /// Publishes Events.
+    pub recorder: Recorder,
+    /// Counts.
+    pub metrics: Metrics,
+}
+
+/// Why a reconcile has to be tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The API server refused, or was away.
+    #[error("the API server: {0}")]
+    Api(#[from] kube::Error),
+    /// It came without uid or namespace, which the API server never does.
+    #[error("an object without uid or namespace")]
+    Incomplete,
+}
+
+impl ReconcileError {
+    /// Somebody was faster: look again, there is nothing wrong.
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Api(kube::Error::Api(status)) if status.code == 409)
+    }
+
+    /// The server answered, and about this object only: others, and shims that join, need not wait for it.
+    fn is_about_this_object(&self) -> bool {
+        matches!(self, Self::Api(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 409 && status.code != 429)
+    }
+}
+
+/// Reconciles one service, and counts it.
+pub async fn reconcile(service: Arc<WasmService>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let start = Instant::now();
+    context.metrics.reconcile_began();
+    let result = one(service, &context).await;
+    let label = match &result {
+        Ok((_, label)) => label,
+        Err(error) if error.is_conflict() => "conflict",
+        Err(_) => "error",
+    };
+    context.metrics.reconcile_ended(label, start.elapsed());
+    result.map(|(action, _)| action)
+}
+
+/// What to do after an error.
+pub fn on_error(service: Arc<WasmService>, error: &ReconcileError, _: Arc<Context>) -> Action {
+    if error.is_conflict() {
+        return Action::requeue(Duration::from_millis(200));
+    }
+    tracing::warn!(%error, namespace = service.namespace(), service = service.name_any(), "will be reconciled again");
+    Action::requeue(ERROR)
+}
+
+async fn one(service: Arc<WasmService>, context: &Context) -> Result<(Action, &'static str), ReconcileError> {
+    let id = service_ref(&service).ok_or(ReconcileError::Incomplete)?;
+    if service.metadata.deletion_timestamp.is_some() {
+        return Ok((Action::await_change(), "deleting"));
+    }
+    let epoch = context.hub.sessions().epoch();
+    let result = steps(service, &id, context).await;
+    match &result {
+        Ok((_, unsettled)) if *unsettled => {}
+        Err(error) if !error.is_about_this_object() => {}
+        _ => context.hub.sessions().settle(&id.uid, epoch),
+    }
+    result.map(|(done, _)| done)
+}
+
+type Done = ((Action, &'static str), bool);
+
+/// The pipeline. Answers whether shims that join must wait for this service.
+async fn steps(service: Arc<WasmService>, id: &ServiceRef, context: &Context) -> Result<Done, ReconcileError> {
+    context.hub.sessions().retry_failed(&id.uid, Instant::now(), RELOAD);
+    let observed = observe::observe(service, id, context).await?;
+    let planned = plan(&observed, &context.settings);
+    let applied = match planned {
+        Ok(plan) => Ok(apply::apply(plan, &observed, context).await?),
+        Err(rejected) => Err(rejected),
+    };
+    let (outcome, again, label, unsettled) = match &applied {
+        Ok(applied) => {
+            let again = if applied.facts().failures.is_empty() { REPAIR } else { RELOAD };
+            (Outcome::Applied(applied), again, "done", applied.facts().unsettled)
+        }
+        Err(rejected) => (Outcome::Rejected(rejected), rejected.again, "rejected", false),
+    };
+    if let Some(status) = status_of(&observed, &outcome, &context.settings, &Time(Timestamp::now())) {
+        write_status(&observed.service, status, context).await?;
+    }
+    Ok(((Action::requeue(again), label), unsettled))
+}
+
+/// Writes status, unless the object has changed since it was observed; then tells the user what has turned.
+async fn write_status(service: &WasmService, status: WasmServiceStatus, context: &Context) -> Result<(), kube::Error> {
+    let name = service.name_any();
+    let namespace = service.namespace().unwrap_or_default();
+    let body = json!({
+        "apiVersion": WasmService::api_version(&()),
+        "kind": WasmService::kind(&()),
+        "metadata": { "name": name, "uid": service.uid(), "resourceVersion": service.resource_version() },
+        "status": status,
+    });
+    let api = Api::<WasmService>::namespaced(context.client.clone(), &namespace);
+    api.patch_status(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&body)).await?;
+    context.metrics.status_written();
+    let old = service.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    events::publish(&context.recorder, service, events::notices(old, &status.conditions)).await;
+    Ok(())
+}
+
+/// Name and uid of a service.
+pub fn service_ref(service: &WasmService) -> Option<ServiceRef> {
+    Some(ServiceRef { uid: service.uid()?, namespace: service.namespace()?, name: service.name_any() })
+}

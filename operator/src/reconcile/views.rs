@@ -1,0 +1,93 @@
+//! Shims as one service's plan sees them: what Kubernetes says of the pod and what the link says of the shim, joined.
+//! Pure.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    link::sessions::{Failure, Sessions},
+    shims::ShimPod,
+};
+
+/// One shim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShimView {
+    /// Uid of its pod.
+    pub pod_uid: String,
+    /// Name of its pod.
+    pub pod_name: String,
+    /// Its node.
+    pub node: String,
+    /// Address of its pod.
+    pub ip: String,
+    /// Its pod is Ready, as the API server says.
+    pub pod_ready: bool,
+    /// Its pod is being deleted.
+    pub terminating: bool,
+    /// Its link is up.
+    pub connected: bool,
+    /// It runs what the operator compiles for; not known before it has connected to this leader.
+    pub matches: bool,
+    /// How long its link has been down.
+    pub silent: Duration,
+    /// Generation of this service's assignment that it serves.
+    pub serves: Option<u64>,
+    /// It could not load this.
+    pub failed: Option<Failure>,
+}
+
+/// Every shim there is, by the uid of its pod. A shim that has never connected to this leader counts as silent since
+/// the leader began.
+pub fn views(
+    sessions: &Sessions,
+    pods: &[ShimPod],
+    service: &str,
+    leading_since: Instant,
+    now: Instant,
+) -> Vec<ShimView> {
+    let mut all: BTreeMap<String, ShimView> = BTreeMap::new();
+    for pod in pods {
+        let view = ShimView {
+            pod_uid: pod.uid.clone(),
+            pod_name: pod.name.clone(),
+            node: pod.node.clone(),
+            ip: pod.ip.clone(),
+            pod_ready: pod.ready,
+            terminating: pod.terminating,
+            connected: false,
+            matches: false,
+            silent: now.duration_since(leading_since),
+            serves: None,
+            failed: None,
+        };
+        all.insert(pod.uid.clone(), view);
+    }
+    for (uid, shim) in sessions.shims() {
+        let identity = &shim.identity;
+        // A connected shim whose pod the watch has not shown yet is there all the same; a silent one without is not.
+        if !shim.connected && !all.contains_key(uid) {
+            continue;
+        }
+        let view = all.entry(uid.clone()).or_insert_with(|| ShimView {
+            pod_uid: uid.clone(),
+            pod_name: identity.pod_name.clone(),
+            node: identity.node.clone(),
+            ip: identity.ip.clone(),
+            pod_ready: false,
+            terminating: false,
+            connected: true,
+            matches: false,
+            silent: Duration::ZERO,
+            serves: None,
+            failed: None,
+        });
+        view.connected = shim.connected;
+        view.matches = sessions.matches(shim);
+        view.silent = if shim.connected { Duration::ZERO } else { now.duration_since(shim.since) };
+        view.serves = shim.known.get(service).copied();
+        view.failed = shim.failed.get(service).cloned();
+    }
+    all.into_values().collect()
+}

@@ -1,0 +1,258 @@
+//! The wiring: the admin port always, everything else for as long as this replica leads. IO.
+
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow};
+use futures::StreamExt;
+use k8s_openapi::api::{core::v1 as core, discovery::v1::EndpointSlice};
+use kube::{
+    Api, Client, ResourceExt,
+    api::ListParams,
+    runtime::{
+        Config, Controller,
+        controller::Error as ControllerError,
+        events::{Recorder, Reporter},
+        watcher,
+    },
+};
+use podless_crds::{MANAGED_BY, SERVICE_LABEL, WasmService};
+use tokio::sync::watch;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Identity, ServerTlsConfig};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    admin::{self, Role},
+    build::{Artifacts, Builds, Registry},
+    cli::{LogFormat, RunArgs},
+    leader,
+    link::{self, Hub, auth::Authenticator},
+    link_slice::{self, Here, family},
+    metrics::Metrics,
+    nodes::Nodes,
+    ports::Ports,
+    reconcile::{
+        Context, children,
+        measured::{Measured, measure},
+        on_error,
+        plan::Settings,
+        reconcile, service_ref,
+    },
+    shims, tombstone, trust,
+    wake::{Wake, Woken},
+};
+
+/// Reconciles at once.
+const CONCURRENT: u16 = 16;
+/// What changes several times within this is reconciled once.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// How often what shims have measured is compared with status: the least time between two writes because of it.
+const MEASURE: Duration = Duration::from_secs(10);
+
+/// Logs to stderr; what, is decided by RUST_LOG.
+fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.init(),
+    }
+}
+
+/// Runs a future on all cores, with a log and the one TLS provider.
+pub fn with_runtime<T>(log: LogFormat, future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    log_to_stderr(log);
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow!("another TLS provider was installed first"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(future);
+    // What reads files for a shim that is gone must not hold up the exit.
+    runtime.shutdown_background();
+    result
+}
+
+/// Runs the operator until it is told to stop.
+pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let client =
+        Client::try_default().await.context("no way to reach the API server: run in a pod, or set KUBECONFIG")?;
+    let metrics = Metrics::default();
+    let (role, watch_role) = watch::channel(Role::Standby);
+    let admin = admin::serve(any(args.pod_ip, args.admin_port), metrics.clone(), watch_role);
+    let (namespace, pod) = (args.namespace.clone(), args.pod_name.clone());
+    let work = async {
+        role.send_replace(Role::Starting);
+        metrics.leads(true);
+        match lead(client.clone(), args, metrics.clone(), &role).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    };
+    tokio::select! {
+        ended = leader::lead(client.clone(), &namespace, &pod, work) => Ok(ended?),
+        failed = admin => Err(anyhow!("the admin port: {failed:?}")),
+    }
+}
+
+/// Every address of the pod's family.
+fn any(family: IpAddr, port: u16) -> SocketAddr {
+    match family {
+        IpAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], port)),
+        IpAddr::V6(_) => SocketAddr::from(([0u16; 8], port)),
+    }
+}
+
+/// The leader's work: it ends only by failing.
+async fn lead(
+    client: Client,
+    args: RunArgs,
+    metrics: Metrics,
+    role: &watch::Sender<Role>,
+) -> anyhow::Result<std::convert::Infallible> {
+    let keys = trust::establish(&client, &args.namespace).await?;
+    let tls = ServerTlsConfig::new().identity(Identity::from_pem(&keys.tls_cert, &keys.tls_key));
+    let artifacts = Arc::new(Registry::new(client.clone(), &args, keys.seal_key()?)?);
+    let settings = Settings {
+        namespace: args.namespace.clone(),
+        cluster_domain: args.cluster_domain.clone(),
+        address_type: family(args.pod_ip),
+    };
+    let reporter = Reporter { controller: "podless-operator".to_owned(), instance: Some(args.pod_name.clone()) };
+    let parts = Parts::new(client.clone(), artifacts, settings, reporter, metrics, keys.seal_key()?).await?;
+    let Parts { controller, context, ports, writer } = parts;
+    let hub = context.hub.clone();
+
+    let follow = shims::follow(client.clone(), args.namespace.clone(), hub.clone(), writer);
+    let reconciles = async {
+        // Without the shims' pods every endpoint would look gone.
+        context.pods.wait_until_ready().await?;
+        reconcile_all(controller, context.clone()).await;
+        anyhow::Ok(())
+    };
+    let here =
+        Here { namespace: args.namespace.clone(), pod: args.pod_name.clone(), ip: args.pod_ip, port: args.link_port };
+    let auth = Authenticator::new(client.clone(), &args.namespace);
+    let nodes = Nodes {
+        client: client.clone(),
+        hub: hub.clone(),
+        pods: context.pods.clone(),
+        leading_since: context.leading_since,
+        metrics: context.metrics.clone(),
+    };
+    let rest = async {
+        // A shim that connects is told to wait for every service there is: they must be known first.
+        hub.wait_until_ready().await?;
+        role.send_replace(Role::Leading);
+        tokio::select! {
+            ended = link::serve(hub.clone(), auth, tls, any(args.pod_ip, args.link_port)) => {
+                Err(anyhow!("the link's port: {ended:?}"))
+            }
+            never = link_slice::keep(client.clone(), here) => match never {},
+            never = nodes.keep() => match never {},
+            never = tombstone::watch(client.clone(), hub.clone(), context.builds.clone(), ports) => match never {},
+            () = measure_all(hub.clone()) => Err(anyhow!("measuring has ended")),
+        }
+    };
+    tokio::select! {
+        () = follow => Err(anyhow!("the watch of the shims' pods has ended")),
+        ended = reconciles => Err(anyhow!("the controller has ended: {ended:?}")),
+        ended = rest => ended,
+    }
+}
+
+/// The reconciler with what it needs, before it runs.
+pub struct Parts {
+    /// The controller, with all its triggers.
+    pub controller: Controller<WasmService>,
+    /// What reconciles need.
+    pub context: Arc<Context>,
+    /// Service ports, recovered from the slices.
+    pub ports: Arc<Mutex<Ports>>,
+    /// Fills the store of the shims' pods: for [`shims::follow`].
+    pub writer: kube::runtime::reflector::store::Writer<core::Pod>,
+}
+
+impl Parts {
+    /// Puts the reconciler together; reads the slices there are.
+    pub async fn new(
+        client: Client,
+        artifacts: Arc<dyn Artifacts>,
+        settings: Settings,
+        reporter: Reporter,
+        metrics: Metrics,
+        key: podless_artifact::seal::SealKey,
+    ) -> anyhow::Result<Self> {
+        let ports = Arc::new(Mutex::new(recover_ports(&client).await?));
+        let (wake, Woken { one, all }) = Wake::new();
+        let ours = || watcher::Config::default().labels(SERVICE_LABEL);
+        let controller = Controller::new(Api::<WasmService>::all(client.clone()), watcher::Config::default())
+            .with_config(Config::default().concurrency(CONCURRENT).debounce(DEBOUNCE))
+            .owns(Api::<core::Service>::all(client.clone()), ours())
+            .owns(Api::<EndpointSlice>::all(client.clone()), ours())
+            .reconcile_on(ReceiverStream::new(one))
+            .reconcile_all_on(ReceiverStream::new(all));
+        let hub = Arc::new(Hub::new(podless_engine::fingerprint(), controller.store(), wake.clone(), key));
+        let (pods, writer) = shims::store();
+        let context = Context {
+            recorder: Recorder::new(client.clone(), reporter),
+            builds: Builds::new(artifacts, wake, metrics.clone()),
+            client,
+            hub,
+            pods,
+            ports: ports.clone(),
+            settings,
+            leading_since: Instant::now(),
+            metrics,
+        };
+        Ok(Self { controller, context: Arc::new(context), ports, writer })
+    }
+}
+
+/// The ports that services have, as their slices say.
+async fn recover_ports(client: &Client) -> anyhow::Result<Ports> {
+    let mine =
+        ListParams::default().labels(&format!("{SERVICE_LABEL},endpointslice.kubernetes.io/managed-by={MANAGED_BY}"));
+    let slices = Api::<EndpointSlice>::all(client.clone()).list(&mine).await.context("slices cannot be listed")?;
+    let mut ports = Ports::default();
+    for slice in slices {
+        let owner = slice.owner_references().iter().find(|owner| owner.controller == Some(true));
+        if let (Some(owner), Some(port)) = (owner, children::recorded_port(&slice)) {
+            ports.recover(&owner.uid, port);
+        }
+    }
+    Ok(ports)
+}
+
+/// Runs the controller until it ends, which it does only when its watches do.
+pub async fn reconcile_all(controller: Controller<WasmService>, context: Arc<Context>) {
+    let mut results = pin!(controller.run(reconcile, on_error, context));
+    while let Some(result) = results.next().await {
+        match result {
+            // Logged by the reconciler; deleted meanwhile; done.
+            Err(ControllerError::ReconcilerFailed(..) | ControllerError::ObjectNotFound(_)) | Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "a watch has failed and will be begun anew"),
+        }
+    }
+}
+
+/// Wakes the services whose numbers have moved.
+async fn measure_all(hub: Arc<Hub>) {
+    let mut interval = tokio::time::interval(MEASURE);
+    loop {
+        interval.tick().await;
+        for service in hub.services() {
+            let Some(id) = service_ref(&service) else { continue };
+            let measured = hub.sessions().reports_of(&id.uid).map(|reports| measure(&reports)).unwrap_or_default();
+            let written = service.status.as_ref().map(Measured::of).unwrap_or_default();
+            if measured != Measured::default() && measured.moved_from(&written) {
+                hub.wake.one(&id);
+            }
+        }
+    }
+}
