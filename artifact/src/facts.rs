@@ -102,3 +102,56 @@ fn types_only(types: &Types, import: &str) -> bool {
 fn cut(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(NAME_BYTES).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(text: &str) -> Facts {
+        facts(&wat::parse_str(text).expect("valid text")).expect("a component")
+    }
+
+    #[test]
+    fn what_is_no_component() {
+        for (bytes, what) in [
+            (&b"\x7fELF\x02"[..], FactsError::Precompiled),
+            (b"\0asm\x01\0\0\0", FactsError::CoreModule),
+            (b"", FactsError::NotWebAssembly("it does not begin as WebAssembly does".to_owned())),
+            (b"(component)", FactsError::NotWebAssembly("it does not begin as WebAssembly does".to_owned())),
+        ] {
+            assert_eq!(facts(bytes), Err(what));
+        }
+        assert!(matches!(facts(b"\0asm\x0d\0\x01\0\xff"), Err(FactsError::NotWebAssembly(_))));
+        assert_eq!(facts(b"\0asm\x0d\0\x01\0"), Ok(Facts::default()));
+    }
+
+    #[test]
+    fn its_own_imports_and_exports_and_none_of_what_is_inside() {
+        let facts = of(r#"(component
+            (import "a:b/calls" (instance (export "f" (func))))
+            (import "a:b/resources" (instance (export "r" (type (sub resource)))))
+            (import "a:b/types" (instance (type $t (record (field "n" u32))) (export "t" (type (eq $t)))))
+            (import "function" (func $f))
+            (component $inner
+                (import "inside" (func $g))
+                (export "inside-too" (func $g)))
+            (core module (import "m" "n" (func)) (func (export "o")))
+            (instance $i (instantiate $inner (with "inside" (func $f))))
+            (export "e:f/g@1.0.0" (instance $i)))"#);
+        let imports: Vec<_> = facts.imports.iter().map(|i| (i.name.as_str(), i.types_only)).collect();
+        let want = [("a:b/calls", false), ("a:b/resources", false), ("a:b/types", true), ("function", false)];
+        assert_eq!(imports, want);
+        assert_eq!(facts.exports, ["e:f/g@1.0.0"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(mut tail in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
+            bytes.append(&mut tail);
+            let _ = facts(&bytes);
+        }
+    }
+}

@@ -268,7 +268,7 @@ mod tests {
             imports: vec![ImportFact { name: "wasi:io/poll@0.2.0".into(), types_only: false }],
             exports: vec!["wasi:http/incoming-handler@0.2.0".into()],
         };
-        let audited = audit(&component(n), facts, Grants::default()).ok().expect("audited");
+        let audited = audit(&component(n), facts, Grants::default()).expect("audited");
         let mut file = NamedTempFile::new_in(store.unfinished()).expect("a file");
         file.write_all(code).expect("written");
         let sha256 = hex::encode(Sha256::digest(code));

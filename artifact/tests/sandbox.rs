@@ -23,6 +23,7 @@ fn nothing_can_be_reached() {
         "write-file",
         "list",
         "exec",
+        "fork",
         "thread",
         "kill-parent",
         "executable-memory",

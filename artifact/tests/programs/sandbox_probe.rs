@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     net::{TcpStream, UdpSocket},
+    os::unix::process::CommandExt,
     process::Command,
     thread,
 };
@@ -18,6 +19,7 @@ use rustix::{
 
 fn main() {
     let attempt = std::env::args().nth(1).unwrap_or_default();
+    let parent = getppid();
     let mut own_file = tempfile::tempfile().expect("a file, before");
     if sandbox::enter(Limits { memory_bytes: 256 << 20, cpu_seconds: 1 }).is_err() {
         say("no walls");
@@ -32,9 +34,10 @@ fn main() {
         "write-file" => fs::write("/tmp/podless-sandbox-probe", "x"),
         "write-open-file" => own_file.write_all(b"x"),
         "list" => fs::read_dir("/").map(drop),
-        "exec" => Command::new("/bin/true").status().map(drop),
+        "exec" => Err(Command::new("/bin/true").exec()),
+        "fork" => Command::new("/bin/true").status().map(drop),
         "thread" => thread::Builder::new().spawn(|| {}).map(drop),
-        "kill-parent" => kill(getppid()),
+        "kill-parent" => kill(parent),
         "executable-memory" => map(ProtFlags::READ | ProtFlags::EXEC),
         "make-executable" => make_executable(),
         "memory" => {

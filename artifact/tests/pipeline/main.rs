@@ -1,0 +1,12 @@
+//! The whole pipeline against a real registry, against registries that mean ill, and with children that do.
+//!
+//! Needs what the Makefile sets: `PODLESS_TEST_REGISTRY_BIN` (the program with a registry in it) and
+//! `PODLESS_TEST_ARTIFACTS` (the folder with the built guests).
+
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod child;
+mod hostile;
+mod refusals;
+mod support;
+mod way;

@@ -1,0 +1,51 @@
+//! A user's mistakes: each has its reason and a sentence that names what is wrong.
+
+use podless_artifact::{Limits, push};
+
+use crate::support::{Fixture, Registry, guest};
+
+const WASM: &str = "application/wasm";
+
+#[tokio::test]
+async fn each_mistake_has_its_reason_and_a_sentence() {
+    let registry = Registry::start();
+    let fixture = Fixture::new(&registry.host);
+    let hello = guest("hello");
+    let native = podless_engine::Compiler::new().expect("a compiler").precompile(&hello).expect("machine code");
+    let torn = &hello[..hello.len() - 100];
+    let precompiled_type = "application/vnd.example.cwasm";
+
+    let layer = async |tag: &str, layers: &[(&[u8], &str)]| registry.push(layers, &format!("mistakes:{tag}")).await;
+    for (image, reason, says) in [
+        ("Not A Reference".to_owned(), "InvalidReference", "registry/repository:tag"),
+        (registry.image("nothing:1"), "ImageNotFound", "nothing:1"),
+        ("127.0.0.1:9/a:1".to_owned(), "RegistryUnreachable", "127.0.0.1:9/a:1"),
+        (layer("text", &[(b"good evening", "text/plain")]).await, "UnsupportedLayer", "text/plain"),
+        (layer("two", &[(&hello, WASM), (b"x", "text/plain")]).await, "UnsupportedLayer", "2 layers"),
+        (layer("typed", &[(&native, precompiled_type)]).await, "PrecompiledLayer", precompiled_type),
+        (layer("native", &[(&native, WASM)]).await, "PrecompiledLayer", "precompiled"),
+        (layer("garbage", &[(b"good evening", WASM)]).await, "NotWebAssembly", "not a valid WebAssembly component"),
+        (layer("torn", &[(torn, WASM)]).await, "NotWebAssembly", "not a valid WebAssembly component"),
+        (layer("module", &[(b"\0asm\x01\0\0\0", WASM)]).await, "CoreModule", "wasm32-wasip2"),
+        (layer("empty", &[(b"\0asm\x0d\0\x01\0", WASM)]).await, "NoHttpExport", "exports nothing"),
+        (layer("command", &[(&guest("no-http"), WASM)]).await, "NoHttpExport", "wasi:cli/run@"),
+        (layer("import", &[(&guest("logger"), WASM)]).await, "ImportDenied", "wasi:logging/logging@0.1.0-draft"),
+    ] {
+        let (got, message) = fixture.refusal(&image).await;
+        assert_eq!(got, reason, "{image}: {message}");
+        assert!(message.contains(says), "{image}: {message}");
+        assert!(message.split_whitespace().count() >= 8, "{image}: a sentence, not {message:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_takes_too_much_is_told_so() {
+    let registry = Registry::start();
+    let image = registry.image("hello:1");
+    push(guest("hello"), &image, None, true).await.expect("pushed");
+    let small = Limits { memory_bytes: 48 << 20, ..Limits::default() };
+    let fixture = Fixture::with(&registry.host, |options| options.limits = small);
+    let (reason, message) = fixture.refusal(&image).await;
+    assert_eq!(reason, "CompileLimit", "{message}");
+    assert!(message.contains("48 MiB"), "{message}");
+}
