@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-/// A service that is wanted, in this generation.
-pub(crate) type Wanted = BTreeMap<String, u64>;
+/// The services that are wanted, each in this generation.
+pub(crate) type Wanted<'a> = BTreeMap<&'a str, u64>;
 
 /// What there is of one service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,9 +41,9 @@ pub(crate) enum Step {
 }
 
 /// Compares. Doing every step and asking again gives none: the loop is done when nothing is left to do.
-pub(crate) fn diff(wanted: &Wanted, have: &BTreeMap<String, Have>, now: Instant) -> Vec<Step> {
+pub(crate) fn diff(wanted: &Wanted<'_>, have: &BTreeMap<&str, Have>, now: Instant) -> Vec<Step> {
     let load = wanted.iter().filter(|(uid, generation)| {
-        let have = have.get(*uid).copied().unwrap_or_default();
+        let have = have.get(**uid).copied().unwrap_or_default();
         have.serving != Some(**generation)
             && match have.work {
                 Work::Idle => true,
@@ -54,9 +54,9 @@ pub(crate) fn diff(wanted: &Wanted, have: &BTreeMap<String, Have>, now: Instant)
             }
     });
     // What is still being loaded is withdrawn once it is.
-    let withdraw = have.iter().filter(|(uid, have)| !wanted.contains_key(*uid) && have.work != Work::Loading);
-    let withdraw = withdraw.map(|(uid, _)| Step::Withdraw(uid.clone()));
-    load.map(|(uid, _)| Step::Load(uid.clone())).chain(withdraw).collect()
+    let withdraw = have.iter().filter(|(uid, have)| !wanted.contains_key(**uid) && have.work != Work::Loading);
+    let withdraw = withdraw.map(|(uid, _)| Step::Withdraw((*uid).to_owned()));
+    load.map(|(uid, _)| Step::Load((*uid).to_owned())).chain(withdraw).collect()
 }
 
 #[cfg(test)]
@@ -86,8 +86,8 @@ mod tests {
             ("withdrawn after a failure", None, None, failed(1, None), &withdraw),
             ("withdrawn while loading", None, Some(1), Work::Loading, &None),
         ] {
-            let wanted = wanted.map(|generation| ("a".to_owned(), generation)).into_iter().collect();
-            let have = BTreeMap::from([("a".to_owned(), Have { serving, work })]);
+            let wanted = wanted.map(|generation| ("a", generation)).into_iter().collect();
+            let have = BTreeMap::from([("a", Have { serving, work })]);
             assert_eq!(diff(&wanted, &have, now).first(), want.as_ref(), "{case}");
         }
     }
@@ -105,19 +105,22 @@ mod tests {
         #[test]
         fn doing_the_steps_leaves_nothing_to_do(
             wanted in prop::collection::btree_map("[a-e]", 0..4u64, 0..5),
-            mut have in prop::collection::btree_map("[a-e]", have(), 0..5),
+            have in prop::collection::btree_map("[a-e]", have(), 0..5),
         ) {
             let now = Instant::now();
+            let wanted: Wanted<'_> = wanted.iter().map(|(uid, generation)| (uid.as_str(), *generation)).collect();
+            let mut have: BTreeMap<_, _> = have.iter().map(|(uid, have)| (uid.as_str(), *have)).collect();
             let steps = diff(&wanted, &have, now);
             for step in &steps {
                 match step {
                     Step::Load(uid) => {
-                        prop_assert!(wanted.contains_key(uid));
-                        have.insert(uid.clone(), Have { serving: wanted.get(uid).copied(), work: Work::Idle });
+                        let serving = wanted.get(uid.as_str()).copied();
+                        prop_assert!(serving.is_some());
+                        have.insert(uid, Have { serving, work: Work::Idle });
                     }
                     Step::Withdraw(uid) => {
-                        prop_assert!(!wanted.contains_key(uid), "nothing that is wanted is withdrawn");
-                        have.remove(uid);
+                        prop_assert!(!wanted.contains_key(uid.as_str()), "nothing that is wanted is withdrawn");
+                        have.remove(uid.as_str());
                     }
                 }
             }

@@ -11,7 +11,10 @@ use std::{
 };
 
 use futures::task::AtomicWaker;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    sync::SetOnce,
+    time::{Instant, Sleep, sleep_until},
+};
 use wasmtime_wasi_http::handler::{WorkerExpiration, WorkerStatus};
 
 use super::budget::Permit;
@@ -19,15 +22,25 @@ use super::budget::Permit;
 /// A request that was admitted.
 pub(crate) struct Flight {
     deadline: Instant,
+    answered: AtomicBool,
     given_up: AtomicBool,
     waker: AtomicWaker,
+    /// How the instance ended: why it failed, when it did.
+    ended: SetOnce<Option<String>>,
     _permits: [Permit; 2],
 }
 
 impl Flight {
     /// A request that must be done by `deadline`, with its shares of the service's and of the node's budget.
     pub(crate) fn new(deadline: Instant, permits: [Permit; 2]) -> Arc<Self> {
-        Arc::new(Self { deadline, given_up: AtomicBool::new(false), waker: AtomicWaker::new(), _permits: permits })
+        Arc::new(Self {
+            deadline,
+            answered: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+            ended: SetOnce::new(),
+            _permits: permits,
+        })
     }
 
     /// When it must be done.
@@ -40,6 +53,21 @@ impl Flight {
         self.given_up.load(Relaxed)
     }
 
+    /// Whether the head of the answer is there.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered.load(Relaxed)
+    }
+
+    /// The instance ended, with why when it failed.
+    pub(crate) fn end(&self, failure: Option<String>) {
+        let _ = self.ended.set(failure);
+    }
+
+    /// Waits until the instance has ended, and says why it failed.
+    pub(crate) async fn ended(&self) -> Option<String> {
+        self.ended.wait().await.clone()
+    }
+
     fn give_up(&self) {
         self.given_up.store(true, Relaxed);
         self.waker.wake();
@@ -47,27 +75,24 @@ impl Flight {
 }
 
 /// The waiting side: dropped before the answer's head is there, it ends the instance.
-pub(crate) struct Waiting {
-    flight: Arc<Flight>,
-    answered: bool,
-}
+pub(crate) struct Waiting(Arc<Flight>);
 
 impl Waiting {
     /// Waits for this request.
     pub(crate) fn new(flight: Arc<Flight>) -> Self {
-        Self { flight, answered: false }
+        Self(flight)
     }
 
     /// The head of the answer is there: the instance may go on until the deadline.
-    pub(crate) fn answered(mut self) {
-        self.answered = true;
+    pub(crate) fn answered(self) {
+        self.0.answered.store(true, Relaxed);
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if !self.answered {
-            self.flight.give_up();
+        if !self.0.is_answered() {
+            self.0.give_up();
         }
     }
 }

@@ -101,13 +101,18 @@ impl WorkerState for Worker {
     }
 
     fn drop(&self, store: Store<Guest>, result: Result<(), wasmtime::Error>) {
-        let ended = self.flight.get().is_some_and(|flight| flight.is_given_up());
-        if let Err(error) = result
-            && !ended
-        {
-            self.log.write(Stream::Shim, Some("error"), None, &format!("the instance failed: {error:#}"), false);
-        }
         drop(store);
+        let Some(flight) = self.flight.get() else { return };
+        let failure = result.err().map(|error| error.root_cause().to_string());
+        match failure {
+            // Who waits for the answer tells of it.
+            failure if !flight.is_answered() => flight.end(failure),
+            Some(failure) if !flight.is_given_up() => {
+                let message = format!("the component failed after its answer: {failure}");
+                self.log.write(Stream::Shim, Some("error"), None, &message, false);
+            }
+            _ => {}
+        }
     }
 }
 

@@ -4,12 +4,10 @@
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use wasmtime::{PoolConcurrencyLimitError, Trap};
-use wasmtime_wasi_http::{
-    WasiBody,
-    handler::{InstantiationError, TrapOrPanicError},
-};
+use wasmtime_wasi::I32Exit;
+use wasmtime_wasi_http::{WasiBody, handler::TrapOrPanicError};
 
-use super::{flight::Flight, instance::StartTimeout};
+use super::instance::StartTimeout;
 
 /// Seconds after which a client that was refused may come again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -38,21 +36,23 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    /// What an error of the handler means. `None` of the lines below tells of the guest's inside.
+    /// What an error of the guest's call means.
     pub(crate) fn of(error: &wasmtime::Error) -> Self {
-        if let Some(start) = error.downcast_ref::<InstantiationError<std::sync::Arc<Flight>>>() {
-            return if start.error.is::<PoolConcurrencyLimitError>() {
-                Self::NodeBusy
-            } else if start.error.is::<StartTimeout>() {
-                Self::Timeout
-            } else {
-                Self::NotStarted
-            };
-        }
-        if error.is::<Trap>() || error.is::<TrapOrPanicError>() || error.is::<wasmtime_wasi::I32Exit>() {
+        if error.is::<Trap>() || error.is::<TrapOrPanicError>() || error.is::<I32Exit>() {
             Self::Trapped
         } else {
             Self::NoAnswer
+        }
+    }
+
+    /// What an error of making the instance means.
+    pub(crate) fn of_start(error: &wasmtime::Error) -> Self {
+        if error.is::<PoolConcurrencyLimitError>() {
+            Self::NodeBusy
+        } else if error.is::<StartTimeout>() {
+            Self::Timeout
+        } else {
+            Self::NotStarted
         }
     }
 

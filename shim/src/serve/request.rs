@@ -11,7 +11,7 @@ use std::{
 
 use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 use wasmtime_wasi_http::{WasiBody, handler::InstantiationError};
 
 use super::{
@@ -26,6 +26,8 @@ use crate::host::log::Stream;
 
 /// Longest time that a request waits for a place.
 const QUEUE: Duration = Duration::from_secs(1);
+/// Longest wait for an instance to end that gave no answer.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Answers a request of this connection.
 pub(crate) async fn answer(
@@ -73,22 +75,28 @@ async fn serve(
     let flight = Flight::new(now + service.timeout, [ours, nodes]);
     let waiting = Waiting::new(flight.clone());
     let result = timeout_at(flight.deadline(), service.handler.handle(flight.clone(), request)).await;
-    let refusal = match result {
+    let (refusal, detail) = match result {
         Ok(Ok(response)) => {
             waiting.answered();
             return Ok(response);
         }
-        _ if too_large.load(Relaxed) => Refusal::TooLarge,
-        Ok(Err(_)) if flight.is_given_up() => Refusal::Timeout,
-        Ok(Err(error)) => {
-            let refusal = Refusal::of(&error);
-            tell(service, refusal, Some(&error));
-            return Err(refusal);
-        }
-        Err(_) => Refusal::Timeout,
+        _ if too_large.load(Relaxed) => (Refusal::TooLarge, None),
+        Ok(Err(error)) if !flight.is_given_up() => explain(&flight, &error).await,
+        Ok(Err(_)) | Err(_) => (Refusal::Timeout, None),
     };
-    tell(service, refusal, None);
+    tell(service, refusal, detail.as_deref());
     Err(refusal)
+}
+
+/// Finds out what an error of the handler means. That there was no answer is known before why: the instance is asked.
+async fn explain(flight: &Flight, error: &wasmtime::Error) -> (Refusal, Option<String>) {
+    if let Some(start) = error.downcast_ref::<InstantiationError<Arc<Flight>>>() {
+        return (Refusal::of_start(&start.error), Some(format!("{:#}", start.error)));
+    }
+    match timeout(ENDING, flight.ended()).await {
+        Ok(Some(failure)) => (Refusal::Trapped, Some(failure)),
+        _ => (Refusal::of(error), Some(error.root_cause().to_string())),
+    }
 }
 
 /// Checks what can be checked before anything is spent on the request.
@@ -110,12 +118,11 @@ fn admit(request: Request<Incoming>, service: &Service) -> Result<(Request<WasiB
 }
 
 /// Tells the service's log what the client is not told.
-fn tell(service: &Service, refusal: Refusal, error: Option<&wasmtime::Error>) {
+fn tell(service: &Service, refusal: Refusal, detail: Option<&str>) {
     let (code, line) = refusal.parts();
     let mut message = format!("{}: {}", code.as_u16(), line.trim_end());
-    if let Some(error) = error {
-        let start = error.downcast_ref::<InstantiationError<Arc<Flight>>>();
-        message += &start.map_or_else(|| format!(": {error:#}"), |start| format!(": {:#}", start.error));
+    if let Some(detail) = detail {
+        message = format!("{message}: {detail}");
     }
     service.log.write(Stream::Shim, Some("error"), None, &message, false);
 }

@@ -103,13 +103,12 @@ async fn an_update_takes_over_and_a_broken_one_does_not() {
 #[tokio::test]
 async fn requests_in_flight_keep_their_generation() {
     let (operator, port) = (Operator::start().await, free_port());
-    let _shim = Shim::start(&operator, &[]);
+    let shim = Shim::start(&operator, &[]);
     let first = operator.assignment(PROBE, "a", port);
     operator.serve(&first).await;
     let slow = tokio::spawn(async move { get(port, "/slow?ms=1500").await });
-    operator
-        .until("it is in flight", |said| (said.reports.last()?.services.first()?.in_flight == 1).then_some(()))
-        .await;
+    let in_flight = r#"podless_shim_requests_in_flight{namespace="tests",service="service-a"} 1"#;
+    shim.until_admin("/metrics", |_, text| text.contains(in_flight)).await;
     let second = Assignment { generation: 2, ..operator.assignment(HELLO, "a", port) };
     operator.serve(&second).await;
     assert_eq!(get(port, "/").await.body, "Hello from Podless\n");
@@ -139,7 +138,8 @@ async fn a_withdrawn_service_lingers_drains_and_is_forgotten() {
     assert_eq!(slow.await.expect("joined").body, "1500 ms\n", "what was in flight ended first");
     assert!(try_get(port, "/").await.is_err(), "the port is closed");
     assert!(fs::read_dir(&shim.state_dir).expect("listed").next().is_none());
-    assert!(fs::read_dir(shim.data_dir.join("artifacts")).expect("listed").next().is_none());
+    let no_artifact = || fs::read_dir(shim.data_dir.join("artifacts")).expect("listed").next().is_none();
+    shim.until_admin("/healthz", |_, _| no_artifact()).await;
     // The port is free for another, and the old generation does not come back.
     operator.serve(&operator.assignment(HELLO, "b", port)).await;
     assert_eq!(get(port, "/").await.body, "Hello from Podless\n");

@@ -1,10 +1,5 @@
 //! The real shim as a process on loopback: real machine code, real TLS, an operator that sends what each test wants.
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    missing_docs,
-    reason = "a test ends where something is not as it should be"
-)]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test ends where something is not as it should be")]
 
 mod client;
 mod life;

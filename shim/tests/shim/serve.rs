@@ -145,7 +145,7 @@ async fn memory_is_limited_and_a_trap_is_said_plainly() {
     let answer = get(port, "/trap").await;
     assert_eq!((answer.status, answer.body.as_str()), (500, "the component failed\n"), "nothing of its inside");
     let detail = shim.printed(|line| (line["stream"] == "shim").then(|| line["message"].to_string())).await;
-    assert!(detail.contains("wasm"), "the log has the detail: {detail}");
+    assert!(detail.contains("wasm trap"), "the log has the detail: {detail}");
     assert_eq!(get(port, "/fresh").await.body, "1\n");
 }
 

@@ -1,0 +1,215 @@
+//! Doing the steps: begins work in the background, and puts what it ends with in place. IO.
+
+use std::{
+    collections::HashSet,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use podless_link::v1::{self, ack::Outcome};
+use tokio::time;
+use wasmtime_wasi_http::handler::ProxyHandler;
+
+use super::{
+    Control, Done, Entry, Serving,
+    diff::Work,
+    ports::PortError,
+    prepare::{PrepareError, Prepared, prepare},
+    resident,
+    verify::Order,
+};
+use crate::{
+    host::log::ServiceLog,
+    serve::{budget::Budget, instance::Instances, service::Service, stats::Stats},
+};
+
+/// Pause before what may pass by itself is tried again; doubled each time, up to a minute.
+const RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// How long a service that moved to another port still answers on the old one.
+const OLD_PORT: Duration = Duration::from_secs(30);
+/// Reading smaps may take this share of the time at most, one part in.
+const MEASURING: u32 = 20;
+
+impl Control {
+    pub(super) fn load(&mut self, uid: &str) {
+        let Some(order) = self.wanted.get(uid).cloned() else { return };
+        let entry = self.entries.entry(uid.to_owned()).or_insert_with(|| {
+            let (stats, identity) = (Arc::<Stats>::default(), &order.identity);
+            self.config.shared.services().insert(uid.to_owned(), (identity.clone(), stats.clone()));
+            let log = ServiceLog::new(self.config.lines.clone(), &identity.namespace, &identity.name);
+            Entry {
+                serving: None,
+                work: Work::Idle,
+                stats,
+                budget: Budget::new(order.budget),
+                log: Arc::new(log),
+                pause: RETRY,
+                bytes_per_instance: 0,
+            }
+        });
+        entry.work = Work::Loading;
+        self.busy += 1;
+        let (shop, client, loading) = (self.shop.clone(), self.client.clone(), self.loading.clone());
+        self.jobs.spawn(async move {
+            let _turn = loading.acquire().await;
+            let prepared = prepare(shop, order.clone(), client).await;
+            Done::Prepared(order, Box::new(prepared))
+        });
+    }
+
+    pub(super) fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Prepared(order, prepared) => self.on_prepared(order, *prepared),
+            Done::Lingered { port, tenure, drain, withdrawn } => {
+                let listener = self.ports.take(port, tenure);
+                let deadline = time::Instant::now() + drain;
+                match (listener, withdrawn) {
+                    (Some(listener), Some((uid, generation))) => drop(self.jobs.spawn(async move {
+                        listener.close(deadline).await;
+                        Done::Withdrawn(uid, generation)
+                    })),
+                    (Some(listener), None) => drop(tokio::spawn(listener.close(deadline))),
+                    (None, Some((uid, generation))) => self.on_done(Done::Withdrawn(uid, generation)),
+                    (None, None) => {}
+                }
+            }
+            Done::Withdrawn(uid, generation) => {
+                self.unused = true;
+                self.ack(uid, generation, Outcome::Withdrawn(v1::Withdrawn {}));
+            }
+            Done::Measured(resident, took) => {
+                self.measure_after = Instant::now() + took * MEASURING;
+                match resident {
+                    Ok(resident) => self.report(&resident),
+                    Err(error) => tracing::warn!(%error, "resident memory cannot be measured"),
+                }
+            }
+        }
+    }
+
+    fn on_prepared(&mut self, order: Arc<Order>, prepared: Result<Prepared, PrepareError>) {
+        self.busy -= 1;
+        let (uid, generation) = (order.identity.uid.clone(), order.generation);
+        let Some(entry) = self.entries.get_mut(&uid) else { return };
+        entry.work = Work::Idle;
+        if self.wanted.get(&uid).is_none_or(|wanted| wanted.generation != generation) {
+            // Wanted no more, or not this one: the next look sees to it.
+            self.changed = true;
+            return;
+        }
+        let result = prepared
+            .map_err(|error| {
+                let (reason, passes) = error.reason();
+                (reason, passes, error.to_string())
+            })
+            .and_then(|prepared| {
+                self.install(order, prepared).map_err(|error| ("port-unavailable", true, error.to_string()))
+            });
+        match result {
+            Ok(()) => {
+                tracing::info!(uid, generation, "serving");
+                self.ack(uid, generation, Outcome::Loaded(v1::Loaded {}));
+            }
+            Err((reason, passes, message)) => {
+                if let Some(entry) = self.entries.get_mut(&uid) {
+                    entry.work = Work::Failed { generation, retry: passes.then(|| Instant::now() + entry.pause) };
+                    entry.pause = (entry.pause * 2).min(LONGEST_RETRY);
+                }
+                self.fail(uid, generation, reason, message);
+            }
+        }
+    }
+
+    /// Swaps the route to a new generation.
+    fn install(&mut self, order: Arc<Order>, prepared: Prepared) -> Result<(), PortError> {
+        let Some(entry) = self.entries.get_mut(&order.identity.uid) else { return Ok(()) };
+        let stats = &entry.stats;
+        prepared.fetch.inspect(|time| stats.fetch.record(*time));
+        prepared.load.inspect(|time| stats.load.record(*time));
+        stats.link.record(prepared.link);
+        let service = Arc::new(Service {
+            identity: order.identity.clone(),
+            timeout: order.timeout,
+            budget: entry.budget.clone(),
+            stats: stats.clone(),
+            log: entry.log.clone(),
+            handler: ProxyHandler::new(Instances {
+                engine: self.config.engine.clone(),
+                component: prepared.component,
+                env: order.env.clone(),
+                memory: order.memory,
+                timeout: order.timeout,
+                log: entry.log.clone(),
+                stats: stats.clone(),
+                live: self.config.node.live.clone(),
+            }),
+        });
+        self.ports.serve(order.port, service)?;
+        entry.budget.resize(order.budget);
+        entry.pause = RETRY;
+        if let Err(error) = self.state.keep(&order.identity.uid, &order.received) {
+            // It serves; only a restart without the operator would miss it.
+            tracing::error!(%error, "the assignment cannot be kept for a restart");
+        }
+        let old = entry.serving.replace(Serving { order: order.clone(), code: prepared.code });
+        if let Some(old) = old.filter(|old| old.order.port != order.port)
+            && let Some(tenure) = self.ports.linger(old.order.port)
+        {
+            let (port, drain) = (old.order.port, old.order.timeout);
+            self.jobs.spawn(async move {
+                time::sleep(OLD_PORT).await;
+                Done::Lingered { port, tenure, drain, withdrawn: None }
+            });
+        }
+        self.unused = true;
+        Ok(())
+    }
+
+    pub(super) fn withdraw(&mut self, uid: String) {
+        let Some(entry) = self.entries.remove(&uid) else { return };
+        self.config.shared.services().remove(&uid);
+        if let Err(error) = self.state.forget(&uid) {
+            tracing::error!(%error, uid, "the assignment cannot be forgotten");
+        }
+        let (generation, linger) = self.withdrawn.get(&uid).copied().unwrap_or_default();
+        tracing::info!(uid, generation, "withdrawn");
+        let tenure = entry.serving.as_ref().and_then(|serving| self.ports.linger(serving.order.port));
+        self.jobs.spawn(async move {
+            let (Some(serving), Some(tenure)) = (entry.serving, tenure) else {
+                return Done::Withdrawn(uid, generation);
+            };
+            time::sleep(linger).await;
+            let (port, drain) = (serving.order.port, serving.order.timeout);
+            Done::Lingered { port, tenure, drain, withdrawn: Some((uid, generation)) }
+        });
+    }
+
+    /// Removes artifacts that nothing runs or wants. Before the operator has said everything, what is unused now may
+    /// be wanted in a moment.
+    pub(super) fn sweep(&mut self) {
+        if !self.synced || self.busy > 0 {
+            self.unused = true;
+            return;
+        }
+        let running = self.entries.values().filter_map(|entry| entry.serving.as_ref()).map(|serving| &serving.order);
+        let used: HashSet<_> = running.chain(self.wanted.values()).map(|o| o.seal.code_sha256.as_str()).collect();
+        if let Err(error) = self.shop.store.sweep(&used) {
+            tracing::warn!(%error, "unused artifacts cannot be removed");
+        }
+    }
+
+    pub(super) fn measure(&mut self) {
+        if Instant::now() < self.measure_after {
+            return;
+        }
+        let dir = self.config.data_dir.display().to_string();
+        self.jobs.spawn(async move {
+            let started = Instant::now();
+            let read = move || std::fs::read_to_string("/proc/self/smaps").map(|text| resident::parse(&text, &dir));
+            let resident = tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+            Done::Measured(resident, started.elapsed())
+        });
+    }
+}

@@ -1,0 +1,138 @@
+//! What passes between the control loop and the operator: assignments and withdrawals in, acknowledgements and reports
+//! out. No IO of its own: the link's channels.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use podless_engine::TARGET;
+use podless_link::v1::{self, ack::Outcome, from_shim, to_shim};
+
+use super::{
+    Control,
+    diff::Work,
+    link::LinkEvent,
+    report,
+    resident::Resident,
+    trust,
+    verify::{claimed, verify},
+};
+
+impl Control {
+    pub(super) fn on_link(&mut self, event: LinkEvent) {
+        self.changed = true;
+        match event {
+            LinkEvent::Opened(client, outbox) => {
+                (self.client, self.outbox) = (Some(client), Some(outbox));
+                self.say(from_shim::Body::Hello(self.hello()));
+                self.config.shared.linked.store(true, Relaxed);
+                for entry in self.entries.values_mut() {
+                    if let Work::Failed { retry: Some(retry), .. } = &mut entry.work {
+                        *retry = Instant::now();
+                    }
+                }
+            }
+            LinkEvent::Closed => {
+                (self.client, self.outbox) = (None, None);
+                self.config.shared.linked.store(false, Relaxed);
+            }
+            LinkEvent::Said(to_shim::Body::Assign(assign)) => self.on_assign(assign),
+            LinkEvent::Said(to_shim::Body::Withdraw(withdraw)) => self.on_withdraw(withdraw),
+            LinkEvent::Said(to_shim::Body::Synced(_)) => self.synced = true,
+        }
+    }
+
+    fn on_assign(&mut self, assign: v1::Assign) {
+        let (uid, generation) = claimed(&assign);
+        let order = trust::read(&self.config.link.trust_dir)
+            .map_err(|error| ("trust-missing", error.to_string()))
+            .and_then(|trust| {
+                verify(assign, &trust.keys, &self.fingerprint)
+                    .map_err(|refused| (refused.reason(), refused.to_string()))
+            });
+        let order = match order {
+            Ok(order) => order,
+            Err((reason, message)) => return self.fail(uid, generation, reason, message),
+        };
+        let known = self.known_generation(&uid);
+        if known.is_some_and(|known| generation < known) {
+            let message = format!("generation {generation} is lower than {}", known.unwrap_or_default());
+            return self.fail(uid, generation, "generation-lowered", message);
+        }
+        let again = self.wanted.get(&uid).is_some_and(|wanted| wanted.generation == generation);
+        if !again {
+            self.wanted.insert(uid, Arc::new(order));
+        } else if let Some(entry) = self.entries.get_mut(&uid) {
+            // Sent again: the operator has not heard how it went.
+            match entry.work {
+                Work::Idle if entry.serving.as_ref().is_some_and(|s| s.order.generation == generation) => {
+                    self.ack(uid, generation, Outcome::Loaded(v1::Loaded {}));
+                }
+                Work::Failed { .. } => entry.work = Work::Idle,
+                _ => {}
+            }
+        }
+    }
+
+    fn on_withdraw(&mut self, withdraw: v1::Withdraw) {
+        let v1::Withdraw { service_uid: uid, generation, linger_millis } = withdraw;
+        if self.known_generation(&uid).is_some_and(|known| generation < known) {
+            tracing::warn!(uid, generation, "a withdrawal of an older generation is not followed");
+            return;
+        }
+        self.wanted.remove(&uid);
+        self.withdrawn.insert(uid.clone(), (generation, Duration::from_millis(linger_millis)));
+        if !self.entries.contains_key(&uid) {
+            self.ack(uid, generation, Outcome::Withdrawn(v1::Withdrawn {}));
+        }
+    }
+
+    fn known_generation(&self, uid: &str) -> Option<u64> {
+        let wanted = self.wanted.get(uid).map(|order| order.generation);
+        let serving = self.entries.get(uid).and_then(|entry| entry.serving.as_ref()).map(|s| s.order.generation);
+        let withdrawn = self.withdrawn.get(uid).map(|(generation, _)| *generation);
+        wanted.max(serving).max(withdrawn)
+    }
+
+    pub(super) fn report(&mut self, resident: &Resident) {
+        let report = report::compose(self.entries.iter_mut(), resident, &self.config.node.live);
+        if let Some(memory) = &report.memory {
+            self.config.shared.resident.store(memory.resident_bytes, Relaxed);
+            self.config.shared.unattributed.store(memory.unattributed_bytes, Relaxed);
+        }
+        self.say(from_shim::Body::Report(report));
+    }
+
+    fn hello(&self) -> v1::Hello {
+        let known = self.entries.iter().filter_map(|(uid, entry)| {
+            let generation = entry.serving.as_ref()?.order.generation;
+            Some(v1::Known { service_uid: uid.clone(), generation })
+        });
+        v1::Hello {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            fingerprint: self.fingerprint.clone(),
+            target: TARGET.to_owned(),
+            capacity: Some(self.config.capacity.clone()),
+            known: known.collect(),
+        }
+    }
+
+    pub(super) fn fail(&mut self, uid: String, generation: u64, reason: &str, message: String) {
+        tracing::warn!(uid, generation, reason, "an assignment is not served: {message}");
+        self.ack(uid, generation, Outcome::Failed(v1::Failed { reason: reason.to_owned(), message }));
+    }
+
+    pub(super) fn ack(&mut self, service_uid: String, generation: u64, outcome: Outcome) {
+        self.say(from_shim::Body::Ack(v1::Ack { service_uid, generation, outcome: Some(outcome) }));
+    }
+
+    /// Tells the operator, when it is there. What it misses it asks for again after the next Hello.
+    pub(super) fn say(&mut self, body: from_shim::Body) {
+        let lost = self.outbox.as_ref().is_some_and(|out| out.try_send(v1::FromShim { body: Some(body) }).is_err());
+        if lost {
+            // A session that takes nothing is as good as none: ending it makes the link open another.
+            self.outbox = None;
+        }
+    }
+}
