@@ -11,7 +11,7 @@ export PODLESS_CACHE ?= $(HOME)/.cache/podless
 export CARGO_TARGET_DIR ?= $(PODLESS_CACHE)/target
 # Cargo profile of what is built: dev for work, dist for images that are shipped.
 export PROFILE ?= dev
-PROFILE_DIR = $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+export PROFILE_DIR = $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
 # Two groups that no cargo command builds together: features would be unified, and the compiler linked into the shim.
 OPERATOR_SIDE := -p podless-crds -p podless-engine -p podless-artifact -p podless-link -p podless-operator -p podless-e2e -p xtask
@@ -21,7 +21,7 @@ GUESTS := examples/hello e2e/guests
 SCRIPTS := $(wildcard scripts/*) .ci/run
 
 export CLUSTER := $(PODLESS_CACHE)/cluster/cluster
-export XTASK = $(PROFILE_DIR)/xtask
+export XTASK = $(CARGO_TARGET_DIR)/debug/xtask
 TEST_CLUSTER := $(CLUSTER) --name test
 
 NEXTEST_VERSION := 0.9.151
@@ -55,7 +55,8 @@ registry: harness ## Print host:port of the local cluster's registry
 
 .PHONY: build harness guests image generate clean
 build: ## Build operator, shim and tools
-	cargo build --profile $(PROFILE) $(OPERATOR_SIDE)
+	cargo build $(OPERATOR_SIDE) $(if $(filter dev,$(PROFILE)),,--bin xtask)
+	$(if $(filter dev,$(PROFILE)),,cargo build --profile $(PROFILE) -p podless-operator)
 	cargo build --profile $(PROFILE) $(SHIM_SIDE)
 
 # The program that boots local clusters; what runs in them it builds itself, once.
@@ -71,8 +72,8 @@ image: ## Build the two container images into $PODLESS_CACHE/images (PROFILE=dis
 	@scripts/images $${REGISTRY:-podless.local}
 
 generate: ## Write the files that are made from code
-	cargo build $(OPERATOR_SIDE)
-	$(CARGO_TARGET_DIR)/debug/xtask generate
+	cargo build $(OPERATOR_SIDE) --bin xtask
+	$(XTASK) generate
 
 clean: ## Remove all that was built and kept
 	rm -rf $(CARGO_TARGET_DIR) $(PODLESS_CACHE)/images $(PODLESS_CACHE)/guests $(PODLESS_CACHE)/tools
@@ -124,8 +125,8 @@ lint-chart: harness
 	@scripts/lint-chart
 
 lint-generated:
-	cargo build $(OPERATOR_SIDE)
-	$(CARGO_TARGET_DIR)/debug/xtask generate --check
+	cargo build $(OPERATOR_SIDE) --bin xtask
+	$(XTASK) generate --check
 
 deny: $(DENY) ## Licences, advisories and sources of dependencies (needs the network)
 	$(DENY) check
@@ -145,7 +146,9 @@ test-up: harness ## Boot the cluster of the tests
 	@$(TEST_CLUSTER) up
 
 test-install: build test-up ## Install Podless on the cluster of the tests
-	@scripts/with-test-cluster scripts/install "$(TEST_CLUSTER)"
+	@tag=$$(scripts/images podless.local); \
+	$(TEST_CLUSTER) load $(PODLESS_CACHE)/images/{operator,shim}.tar; \
+	PATH=$$($(CLUSTER) bin):$$PATH scripts/with-test-cluster scripts/install podless.local $$tag $$($(TEST_CLUSTER) registry)
 
 test-down: harness ## End the cluster of the tests
 	@$(TEST_CLUSTER) down
