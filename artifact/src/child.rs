@@ -152,17 +152,20 @@ impl Compiling {
             Err(_) => return Err(CompileError::Limit(self.limits)),
         };
         if line.last() != Some(&b'\n') {
-            return Err(self.ended().await);
+            return Err(match line.len() as u64 {
+                LINE_BYTES => CompileError::Broken("the child does not stop talking".to_owned()),
+                _ => self.ended().await,
+            });
         }
         serde_json::from_slice(&line).map_err(|_| CompileError::Broken("the child does not make sense".to_owned()))
     }
 
-    /// The child has said less than it should.
+    /// The child has closed its output and said less than it should.
     async fn ended(&mut self) -> CompileError {
-        let _ = self.child.start_kill();
-        match self.child.wait().await {
-            Ok(status) => judge_end(status, self.limits),
-            Err(error) => error.into(),
+        match timeout_at(self.deadline, self.child.wait()).await {
+            Ok(Ok(status)) => judge_end(status, self.limits),
+            Ok(Err(error)) => error.into(),
+            Err(_) => CompileError::Limit(self.limits),
         }
     }
 }
@@ -176,7 +179,7 @@ fn judge_end(status: ExitStatus, limits: Limits) -> CompileError {
     }
 }
 
-/// Copies this many bytes; their SHA-256, or `None` when fewer or more come.
+/// Copies this many bytes; their SHA-256, or `None` when fewer come.
 async fn copy(from: &mut (impl AsyncRead + Unpin), mut to: tokio::fs::File, size: u64) -> io::Result<Option<String>> {
     let (mut hash, mut left, mut buffer) = (Sha256::new(), size, vec![0; 64 << 10]);
     loop {
@@ -184,8 +187,7 @@ async fn copy(from: &mut (impl AsyncRead + Unpin), mut to: tokio::fs::File, size
         if read == 0 {
             break;
         }
-        let Some(rest) = left.checked_sub(read as u64) else { return Ok(None) };
-        left = rest;
+        left = left.checked_sub(read as u64).ok_or_else(|| io::Error::other("the child sends more than it said"))?;
         hash.update(&buffer[..read]);
         to.write_all(&buffer[..read]).await?;
     }

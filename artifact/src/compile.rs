@@ -49,6 +49,8 @@ pub fn compile_child(limits: Limits) -> ExitCode {
     }));
     match run(&compiler) {
         Ok(()) => ExitCode::SUCCESS,
+        // As any other allocation that fails: the parent tells it by the signal.
+        Err(error) if error.kind() == io::ErrorKind::OutOfMemory => process::abort(),
         Err(_) => ExitCode::FAILURE,
     }
 }

@@ -43,9 +43,12 @@ async fn what_takes_too_much_is_told_so() {
     let registry = Registry::start();
     let image = registry.image("hello:1");
     push(guest("hello"), &image, None, true).await.expect("pushed");
-    let small = Limits { memory_bytes: 48 << 20, ..Limits::default() };
-    let fixture = Fixture::with(&registry.host, |options| options.limits = small);
-    let (reason, message) = fixture.refusal(&image).await;
-    assert_eq!(reason, "CompileLimit", "{message}");
-    assert!(message.contains("48 MiB"), "{message}");
+    // Too little to compile it, and too little even to read it.
+    for mebibytes in [24, 8] {
+        let limits = Limits { memory_bytes: mebibytes << 20, ..Limits::default() };
+        let fixture = Fixture::with(&registry.host, |options| options.limits = limits);
+        let (reason, message) = fixture.refusal(&image).await;
+        assert_eq!(reason, "CompileLimit", "{message}");
+        assert!(message.contains(&format!("{mebibytes} MiB")), "{message}");
+    }
 }

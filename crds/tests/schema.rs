@@ -1,0 +1,100 @@
+//! The schemas that are made from the types hold what Kubernetes and `kubectl explain` ask of them.
+
+use kube::CustomResourceExt;
+use podless_crds::{ConditionType, WasmNode, WasmService};
+use serde_json::Value;
+
+fn schemas() -> [(&'static str, Value); 2] {
+    let schema =
+        |crd| serde_json::to_value(crd).expect("JSON")["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take();
+    [("wasmservice", schema(WasmService::crd())), ("wasmnode", schema(WasmNode::crd()))]
+}
+
+/// Calls `check` with the path and the schema of every property, and of what lists hold.
+fn walk(path: &str, schema: &Value, check: &mut impl FnMut(&str, &Value)) {
+    check(path, schema);
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        walk(&format!("{path}.{name}"), property, check);
+    }
+    if !schema["items"].is_null() {
+        walk(&format!("{path}[]"), &schema["items"], check);
+    }
+}
+
+#[test]
+fn every_property_is_described_and_structural() {
+    for (kind, schema) in schemas() {
+        let mut seen = 0;
+        walk(kind, &schema, &mut |path, property| {
+            seen += 1;
+            assert!(property["description"].as_str().is_some_and(|text| text.len() > 5), "{path} has no description");
+            let has_type = property["type"].is_string() || property["x-kubernetes-int-or-string"] == true;
+            assert!(has_type, "{path} has no type, so the schema is not structural");
+            for key in ["$ref", "oneOf", "anyOf", "allOf", "not", "additionalProperties"] {
+                assert!(property.get(key).is_none(), "{path} has {key}");
+            }
+        });
+        assert!(seen > 20, "{kind}: {seen} properties");
+    }
+}
+
+#[test]
+fn what_users_write_is_bounded() {
+    let [(_, service), _] = schemas();
+    walk("spec", &service["properties"]["spec"], &mut |path, property| match property["type"].as_str() {
+        Some("string") => assert!(property["maxLength"].is_u64(), "{path} has no maxLength"),
+        Some("array") => assert!(property["maxItems"].is_u64(), "{path} has no maxItems"),
+        Some("integer") => {
+            assert!(property["minimum"].is_number() && property["maximum"].is_number(), "{path} has no range");
+        }
+        _ => {}
+    });
+}
+
+#[test]
+fn the_spec_is_flat_and_has_the_fields_that_work() {
+    let [(_, service), _] = schemas();
+    let mut fields: Vec<_> = service["properties"]["spec"]["properties"].as_object().expect("fields").keys().collect();
+    fields.sort();
+    let want =
+        ["capabilities", "concurrency", "env", "image", "imagePullSecrets", "instance", "replicas", "timeoutSeconds"];
+    assert_eq!(fields, want);
+    assert_eq!(service["properties"]["spec"]["required"], serde_json::json!(["image"]));
+}
+
+#[test]
+fn conditions_are_a_map_by_type() {
+    for (kind, schema) in schemas() {
+        let conditions = &schema["properties"]["status"]["properties"]["conditions"];
+        assert_eq!(conditions["x-kubernetes-list-type"], "map", "{kind}");
+        assert_eq!(conditions["x-kubernetes-list-map-keys"], serde_json::json!(["type"]), "{kind}");
+    }
+    let names = ConditionType::ALL.map(ConditionType::as_str);
+    let [(_, service), _] = schemas();
+    let text = service["properties"]["status"]["properties"]["conditions"]["description"].as_str().expect("text");
+    for name in names {
+        assert!(text.contains(name), "`kubectl explain` does not name the condition {name}");
+    }
+}
+
+#[test]
+fn printer_columns_lead_to_fields() {
+    for crd in [WasmService::crd(), WasmNode::crd()] {
+        let version = &crd.spec.versions[0];
+        let schema = serde_json::to_value(version.schema.as_ref().expect("a schema")).expect("JSON");
+        assert!(version.subresources.as_ref().is_some_and(|s| s.status.is_some()), "no status subresource");
+        for column in version.additional_printer_columns.as_ref().expect("columns") {
+            let path =
+                column.json_path.trim_start_matches('.').split('.').map(|step| step.split('[').next().unwrap_or(step));
+            let mut at = &schema["openAPIV3Schema"];
+            for step in path.take_while(|step| *step != "metadata") {
+                let items = &at["items"];
+                at = &(if items.is_null() { at } else { items })["properties"][step];
+                assert!(!at.is_null(), "column {}: nothing at {}", column.name, column.json_path);
+                if step == "conditions" {
+                    break;
+                }
+            }
+        }
+    }
+}
