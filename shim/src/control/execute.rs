@@ -14,9 +14,9 @@ use wasmtime_wasi_http::handler::ProxyHandler;
 use super::{
     Control, Done, Entry, Serving,
     diff::Work,
+    measure::measure,
     ports::PortError,
     prepare::{PrepareError, Prepared, prepare},
-    resident,
     verify::Order,
 };
 use crate::{
@@ -29,7 +29,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// How long a service that moved to another port still answers on the old one.
 const OLD_PORT: Duration = Duration::from_secs(30);
-/// Reading smaps may take this share of the time at most, one part in.
+/// Measuring may take this share of the time at most, one part in.
 const MEASURING: u32 = 20;
 
 impl Control {
@@ -204,11 +204,11 @@ impl Control {
         if Instant::now() < self.measure_after {
             return;
         }
-        let dir = self.config.data_dir.display().to_string();
+        let dir = self.config.data_dir.clone();
         self.jobs.spawn(async move {
             let started = Instant::now();
-            let read = move || std::fs::read_to_string("/proc/self/smaps").map(|text| resident::parse(&text, &dir));
-            let resident = tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+            let measured = tokio::task::spawn_blocking(move || measure(&dir)).await;
+            let resident = measured.unwrap_or_else(|error| Err(io::Error::other(error)));
             Done::Measured(resident, started.elapsed())
         });
     }

@@ -15,7 +15,7 @@ use super::store::Verified;
 pub(crate) struct Code {
     /// The component.
     pub(crate) component: Component,
-    /// Its file: the name of its mappings in `/proc/self/smaps`.
+    /// Its file: the name of its mappings in `/proc/self/maps`.
     pub(crate) path: PathBuf,
     // Open for as long as the code is mapped, so that what was verified can be told from what has its name.
     _verified: Verified,

@@ -6,6 +6,7 @@ mod execute;
 mod fetch;
 pub(crate) mod link;
 mod load;
+mod measure;
 mod ports;
 mod prepare;
 mod report;

@@ -33,7 +33,7 @@ impl Verified {
         &self.file
     }
 
-    /// Where it lies: its name in `/proc/self/smaps`.
+    /// Where it lies: its name in `/proc/self/maps`.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
