@@ -89,7 +89,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let work = async {
         role.send_replace(Role::Starting);
         metrics.leads(true);
-        match lead(client.clone(), args, metrics.clone(), &role).await {
+        match Box::pin(lead(client.clone(), args, metrics.clone(), &role)).await {
             Ok(never) => match never {},
             Err(error) => error,
         }

@@ -273,6 +273,10 @@ impl<'a> Before<'a> {
         self.0.contains_key(shim.pod_uid.as_str())
     }
 
+    fn ready(&self, shim: &ShimView) -> bool {
+        self.0.get(shim.pod_uid.as_str()).is_some_and(|(ready, _)| *ready)
+    }
+
     /// It serves, as far as it can be known.
     fn serves(&self, shim: &ShimView) -> bool {
         shim.serves.is_some()
@@ -332,15 +336,7 @@ impl<'a> Shims<'a> {
         let someone_else = self.chosen.iter().any(|s| before.serves(s) && alive(s));
         let targets = self.all.iter().filter_map(|shim| {
             let serving = before.serves(shim);
-            let target = |ready, terminating| Target {
-                node: shim.node.clone(),
-                pod_uid: shim.pod_uid.clone(),
-                pod_name: shim.pod_name.clone(),
-                ip: shim.ip.clone(),
-                serving,
-                terminating,
-                ready,
-            };
+            let target = |ready, terminating| target_of(shim, ready, serving, terminating);
             if chosen.contains(shim.pod_uid.as_str()) {
                 // Kubernetes says that it is down: no new connections, unless there is nobody else to take them.
                 Some(target(serving && (alive(shim) || !someone_else), false))
@@ -352,8 +348,28 @@ impl<'a> Shims<'a> {
             }
         });
         let mut targets: Vec<_> = targets.filter(|t| !t.ip.is_empty()).collect();
+        if !targets.iter().any(|t| t.ready) {
+            // Nobody is there to take over: who served may still, whatever is said of it.
+            let last = self.all.iter().filter(|s| before.ready(s) && before.serves(s) && !s.terminating);
+            for shim in last {
+                targets.retain(|t| t.pod_uid != shim.pod_uid);
+                targets.push(target_of(shim, true, true, false));
+            }
+        }
         targets.sort();
         targets
+    }
+}
+
+fn target_of(shim: &ShimView, ready: bool, serving: bool, terminating: bool) -> Target {
+    Target {
+        node: shim.node.clone(),
+        pod_uid: shim.pod_uid.clone(),
+        pod_name: shim.pod_name.clone(),
+        ip: shim.ip.clone(),
+        serving,
+        terminating,
+        ready,
     }
 }
 
