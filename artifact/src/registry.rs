@@ -103,15 +103,18 @@ pub(crate) struct Session<'a> {
 
 impl Registry {
     pub(crate) fn new(options: RegistryOptions) -> Result<Self, RegistryError> {
-        let mut client = Client::builder()
-            .user_agent(concat!("podless/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
-            .redirect(redirect::Policy::custom(redirect));
-        if let Some(pem) = options.ca_pem {
-            client = client.tls_certs_merge(Certificate::from_pem_bundle(&pem)?);
-        }
-        Ok(Self { client: client.build()?, plain_http: options.plain_http })
+        let extra = options.ca_pem.as_deref().map(Certificate::from_pem_bundle).transpose()?.unwrap_or_default();
+        let client = || {
+            Client::builder()
+                .user_agent(concat!("podless/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT_TIMEOUT)
+                .read_timeout(READ_TIMEOUT)
+                .redirect(redirect::Policy::custom(redirect))
+        };
+        // A system without authorities of its own is no reason not to start: plain HTTP and `ca_pem` still work.
+        let client =
+            client().tls_certs_merge(extra.clone()).build().or_else(|_| client().tls_certs_only(extra).build())?;
+        Ok(Self { client, plain_http: options.plain_http })
     }
 
     pub(crate) fn session<'a>(&'a self, reference: &'a ImageReference, logins: &'a [Login]) -> Session<'a> {

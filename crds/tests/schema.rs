@@ -1,5 +1,7 @@
 //! The schemas that are made from the types hold what Kubernetes and `kubectl explain` ask of them.
 
+#![allow(clippy::expect_used, reason = "tests")]
+
 use kube::CustomResourceExt;
 use podless_crds::{ConditionType, WasmNode, WasmService};
 use serde_json::Value;
