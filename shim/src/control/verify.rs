@@ -13,8 +13,7 @@ use crate::serve::service::Identity;
 /// Largest machine code that is fetched: what the largest component that the operator takes compiles to, and more.
 const MAX_CODE: u64 = 1 << 30;
 
-/// A verified assignment.
-#[derive(Clone, Debug)]
+/// A verified assignment. Not `Debug`: its environment may hold secrets.
 pub(crate) struct Order {
     /// Whose it is.
     pub(crate) identity: Identity,

@@ -16,7 +16,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::clock::ConnectionClock;
+use super::{clock::ConnectionClock, stats::Stats};
 
 /// Largest request body, in bytes.
 pub(crate) const MAX_REQUEST: u64 = 64 << 20;
@@ -63,31 +63,43 @@ impl Body for Limited {
 }
 
 /// A request that is active on its connection, until this is dropped.
-pub(crate) struct Active(Arc<ConnectionClock>);
+pub(crate) struct Active {
+    clock: Arc<ConnectionClock>,
+    service: Option<Arc<Stats>>,
+}
 
 impl Active {
-    /// The request whose head the clock was told of.
-    pub(crate) fn new(clock: Arc<ConnectionClock>) -> Self {
-        Self(clock)
+    /// The request whose head the clock was told of; the service counts it as in flight.
+    pub(crate) fn new(clock: Arc<ConnectionClock>, service: Option<Arc<Stats>>) -> Self {
+        service.iter().for_each(|service| service.in_flight.up());
+        Self { clock, service }
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.end(Instant::now());
+        self.clock.end(Instant::now());
+        self.service.iter().for_each(|service| service.in_flight.down());
     }
 }
 
 /// An answer's body; the request is active until it is dropped.
 pub(crate) struct Answer {
     body: WasiBody,
+    /// Set when the instance was ended before it was done.
+    cut: Option<Arc<AtomicBool>>,
     _active: Active,
 }
 
 impl Answer {
-    /// The body of a request's answer.
-    pub(crate) fn new(body: WasiBody, active: Active) -> Self {
-        Self { body, _active: active }
+    /// The body of a component's answer.
+    pub(crate) fn of_component(body: WasiBody, cut: Arc<AtomicBool>, active: Active) -> Self {
+        Self { body, cut: Some(cut), _active: active }
+    }
+
+    /// The body of an answer of the shim's own.
+    pub(crate) fn of_shim(body: WasiBody, active: Active) -> Self {
+        Self { body, cut: None, _active: active }
     }
 }
 
@@ -96,11 +108,18 @@ impl Body for Answer {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let poll = Pin::new(&mut self.body).poll_frame(context);
+        // Wasmtime ends the body of an instance that is gone as if it were complete; the client must see that it is not.
+        if let Poll::Ready(None) = poll
+            && self.cut.as_ref().is_some_and(|cut| cut.load(Relaxed))
+        {
+            return Poll::Ready(Some(Err(Error::HttpResponseIncomplete)));
+        }
+        poll
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.is_end_stream() && !self.cut.as_ref().is_some_and(|cut| cut.load(Relaxed))
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -24,6 +24,8 @@ pub(crate) struct Flight {
     deadline: Instant,
     answered: AtomicBool,
     given_up: AtomicBool,
+    /// The instance was ended before it was done: what there is of an answer is not all of it.
+    cut: Arc<AtomicBool>,
     waker: AtomicWaker,
     /// How the instance ended: why it failed, when it did.
     ended: SetOnce<Option<String>>,
@@ -37,6 +39,7 @@ impl Flight {
             deadline,
             answered: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
+            cut: Arc::default(),
             waker: AtomicWaker::new(),
             ended: SetOnce::new(),
             _permits: permits,
@@ -58,8 +61,17 @@ impl Flight {
         self.answered.load(Relaxed)
     }
 
-    /// The instance ended, with why when it failed.
+    /// Whether what there is of an answer is not all of it. Apart from the flight, whose permits must not wait for a
+    /// slow client.
+    pub(crate) fn cut(&self) -> Arc<AtomicBool> {
+        self.cut.clone()
+    }
+
+    /// The instance is about to be dropped, with why when it failed.
     pub(crate) fn end(&self, failure: Option<String>) {
+        if failure.is_some() {
+            self.cut.store(true, Relaxed);
+        }
         let _ = self.ended.set(failure);
     }
 
@@ -121,6 +133,7 @@ impl WorkerExpiration for Expiration {
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(flight.deadline)));
         if timer.as_mut().poll(context).is_ready() {
             flight.given_up.store(true, Relaxed);
+            flight.cut.store(true, Relaxed);
             return Poll::Ready(());
         }
         Poll::Pending

@@ -9,6 +9,7 @@ use std::{
 
 use tokio::time::timeout;
 use wasmtime::{Engine, Store, StoreContextMut, component::GuestTaskId, error::Context as _};
+use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::{
     WasiHttpView,
     handler::{HandlerState, Instance, ProxyPre, ShouldAccept, WorkerState},
@@ -101,18 +102,19 @@ impl WorkerState for Worker {
     }
 
     fn drop(&self, store: Store<Guest>, result: Result<(), wasmtime::Error>) {
-        drop(store);
-        let Some(flight) = self.flight.get() else { return };
-        let failure = result.err().map(|error| error.root_cause().to_string());
-        match failure {
-            // Who waits for the answer tells of it.
-            failure if !flight.is_answered() => flight.end(failure),
-            Some(failure) if !flight.is_given_up() => {
-                let message = format!("the component failed after its answer: {failure}");
+        if let Some(flight) = self.flight.get() {
+            let done = |error: &wasmtime::Error| error.downcast_ref::<I32Exit>().is_some_and(|exit| exit.0 == 0);
+            let failure = result.err().filter(|error| !(flight.is_answered() && done(error)));
+            let failure = failure.map(|error| error.root_cause().to_string());
+            // Before its answer, who waits for that tells of it.
+            if let Some(failure) = failure.as_ref().filter(|_| flight.is_answered()) {
+                let message = format!("the component was ended after its answer had begun: {failure}");
                 self.log.write(Stream::Shim, Some("error"), None, &message, false);
             }
-            _ => {}
+            flight.end(failure);
         }
+        // Only now: dropping the store ends the answer's body.
+        drop(store);
     }
 }
 

@@ -37,36 +37,38 @@ pub(crate) async fn answer(
     request: Request<Incoming>,
 ) -> Response<Answer> {
     let first_byte_in = clock.begin(Instant::now());
-    let active = Active::new(clock.clone());
+    let active = Active::new(clock.clone(), service.as_ref().map(|service| service.stats.clone()));
     let http2 = request.version() == Version::HTTP_2;
     let Some(service) = service else {
-        return Refusal::NoService.response().map(|body| Answer::new(body, active));
+        return Refusal::NoService.response().map(|body| Answer::of_shim(body, active));
     };
-    let in_flight = InFlight::new(&service);
-    let result = serve(&service, node, request).await;
-    drop(in_flight);
-    let cold = result.is_ok();
-    let response = result.unwrap_or_else(|refusal| {
-        if refusal.is_rejection() {
-            service.stats.rejected.fetch_add(1, Relaxed);
+    let stats = &service.stats;
+    match serve(&service, node, request).await {
+        Ok((response, cut)) => {
+            stats.answered(response.status());
+            if http2 {
+                // Streams share the connection's bytes; the head is handed over here, microseconds before it is written.
+                stats.first_byte.record(first_byte_in.elapsed());
+            } else {
+                clock.arm(stats.clone(), first_byte_in);
+            }
+            response.map(|body| Answer::of_component(body, cut, active))
         }
-        refusal.response()
-    });
-    service.stats.answered(response.status());
-    if cold && http2 {
-        // Streams share the connection's bytes; the head is handed over here, microseconds before it is written.
-        service.stats.first_byte.record(first_byte_in.elapsed());
-    } else if cold {
-        clock.arm(service.stats.clone(), first_byte_in);
+        Err(refusal) => {
+            let response = refusal.response();
+            stats.answered(response.status());
+            stats.rejected.fetch_add(refusal.is_rejection().into(), Relaxed);
+            response.map(|body| Answer::of_shim(body, active))
+        }
     }
-    response.map(|body| Answer::new(body, active))
 }
 
+/// Has an instance answer: the response, and the flag that says that it was cut off.
 async fn serve(
     service: &Service,
     node: &Arc<Budget>,
     request: Request<Incoming>,
-) -> Result<Response<WasiBody>, Refusal> {
+) -> Result<(Response<WasiBody>, Arc<AtomicBool>), Refusal> {
     let now = tokio::time::Instant::now();
     let (request, too_large) = admit(request, service)?;
     let until = now + service.timeout.min(QUEUE);
@@ -78,7 +80,7 @@ async fn serve(
     let (refusal, detail) = match result {
         Ok(Ok(response)) => {
             waiting.answered();
-            return Ok(response);
+            return Ok((response, flight.cut()));
         }
         _ if too_large.load(Relaxed) => (Refusal::TooLarge, None),
         Ok(Err(error)) if !flight.is_given_up() => explain(&flight, &error).await,
@@ -125,20 +127,4 @@ fn tell(service: &Service, refusal: Refusal, detail: Option<&str>) {
         message = format!("{message}: {detail}");
     }
     service.log.write(Stream::Shim, Some("error"), None, &message, false);
-}
-
-/// Counts the request as in flight.
-struct InFlight<'a>(&'a Service);
-
-impl<'a> InFlight<'a> {
-    fn new(service: &'a Service) -> Self {
-        service.stats.in_flight.up();
-        Self(service)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.stats.in_flight.down();
-    }
 }

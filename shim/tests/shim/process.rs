@@ -50,6 +50,7 @@ impl Shim {
         let volumes = Arc::new(tempfile::tempdir().expect("a directory"));
         let (state_dir, data_dir) = (volumes.path().join("state"), volumes.path().join("data"));
         let admin = free_port();
+        let instances = if flags.contains(&"--instances") { [].as_slice() } else { &["--instances", "64"] };
         let arguments: Vec<String> = [
             ("--operator", operator.url()),
             ("--token-file", operator.dir.path().join("token").display().to_string()),
@@ -61,8 +62,8 @@ impl Shim {
         ]
         .into_iter()
         .flat_map(|(flag, value)| [flag.to_owned(), value])
-        .chain(["--instances".to_owned(), "64".to_owned()])
         .chain(flags.iter().map(|flag| (*flag).to_owned()))
+        .chain(instances.iter().map(|flag| (*flag).to_owned()))
         .collect();
         let command = Arc::new(move || {
             let mut command = Command::new(env!("CARGO_BIN_EXE_podless-shim"));

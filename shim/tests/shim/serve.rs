@@ -1,6 +1,9 @@
 //! Requests to the real shim: every kind of guest, every limit. Real machine code, real TLS, loopback.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use crate::{
     client::{Connection, get, get_http2, try_get},
@@ -12,6 +15,10 @@ use futures::future::join_all;
 use http::Request;
 use http_body_util::Full;
 use podless_link::v1::{Assignment, EnvVar, Grants};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 /// A shim that serves one guest.
 async fn serving(assignment: impl FnOnce(&Operator, u16) -> Assignment) -> (Operator, Shim, u16) {
@@ -163,6 +170,33 @@ async fn what_exceeds_the_budget_waits_a_while_then_is_refused() {
     let answers = join_all((0..4).map(|_| get(port, "/slow?ms=50"))).await;
     assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
     operator.until("the refused", |said| (said.reports.last()?.services.first()?.rejected == 6).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_node_without_a_free_instance_says_so() {
+    let (operator, port) = (Operator::start().await, free_port());
+    let _shim = Shim::start(&operator, &["--instances", "3"]);
+    operator.serve(&operator.assignment(PROBE, "a", port)).await;
+    let answers = join_all((0..9).map(|_| get(port, "/slow?ms=2500"))).await;
+    let count = |body: &str| answers.iter().filter(|answer| answer.body == body).count();
+    assert_eq!((count("2500 ms\n"), count("the node has no free instance\n")), (3, 6), "{answers:?}");
+    let answers = join_all((0..6).map(|_| get(port, "/slow?ms=50"))).await;
+    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_too_long_is_cut_off_for_all_to_see() {
+    let (_operator, _shim, port) =
+        serving(|operator, port| Assignment { timeout_millis: 800, ..operator.assignment(PROBE, "a", port) }).await;
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("connected");
+    // The guest answers at once and then waits for a body that never comes.
+    let head = "POST /echo HTTP/1.1\r\nhost: test\r\ncontent-length: 10\r\n\r\nhalf";
+    stream.write_all(head.as_bytes()).await.expect("written");
+    let mut answer = String::new();
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_string(&mut answer)).await;
+    // A reset is as good as an end without the last chunk.
+    let _ = read.expect("the connection ends");
+    assert!(answer.starts_with("HTTP/1.1 200") && !answer.ends_with("0\r\n\r\n"), "{answer}");
 }
 
 #[tokio::test]
