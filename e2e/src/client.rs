@@ -127,6 +127,8 @@ impl Traffic {
         let (target, stop) = (target.clone(), Arc::new(AtomicBool::new(false)));
         let flag = stop.clone();
         let thread = client_thread(async move || {
+            // kube-proxy hears of new endpoints a moment after status does: what counts begins with the first answer.
+            request(&target, Method::GET, "/", Bytes::new()).await?;
             let mut seen = Outage::default();
             let (start, mut last_good) = (Instant::now(), Instant::now());
             while !flag.load(Ordering::Relaxed) && start.elapsed() < Duration::from_secs(120) {
