@@ -9,16 +9,16 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::{core::v1 as core, discovery::v1::EndpointSlice};
 use kube::{
     Api, Client, ResourceExt,
     api::ListParams,
     runtime::{
-        Config, Controller,
+        Config, Controller, WatchStreamExt,
         controller::Error as ControllerError,
         events::{Recorder, Reporter},
-        watcher,
+        reflector, watcher,
     },
 };
 use podless_crds::{MANAGED_BY, SERVICE_LABEL, WasmService};
@@ -191,13 +191,23 @@ impl Parts {
         let ports = Arc::new(Mutex::new(recover_ports(&client).await?));
         let (wake, Woken { one, all }) = Wake::new();
         let ours = || watcher::Config::default().labels(SERVICE_LABEL);
-        let controller = Controller::new(Api::<WasmService>::all(client.clone()), watcher::Config::default())
+        let (store, store_writer) = reflector::store::<WasmService>();
+        let (ready, watch_ready) = watch::channel(false);
+        let services = watcher(Api::all(client.clone()), watcher::Config::default())
+            .reflect(store_writer)
+            .inspect_ok(move |event| {
+                if matches!(event, watcher::Event::InitDone) {
+                    ready.send_replace(true);
+                }
+            })
+            .applied_objects();
+        let controller = Controller::for_stream(services, store.clone())
             .with_config(Config::default().concurrency(CONCURRENT).debounce(DEBOUNCE))
             .owns(Api::<core::Service>::all(client.clone()), ours())
             .owns(Api::<EndpointSlice>::all(client.clone()), ours())
             .reconcile_on(ReceiverStream::new(one))
             .reconcile_all_on(ReceiverStream::new(all));
-        let hub = Arc::new(Hub::new(podless_engine::fingerprint(), controller.store(), wake.clone(), key));
+        let hub = Arc::new(Hub::new(podless_engine::fingerprint(), store, watch_ready, wake.clone(), key));
         let (pods, writer) = shims::store();
         let context = Context {
             recorder: Recorder::new(client.clone(), reporter),

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use kube::runtime::reflector::{Store, store::WriterDropped};
+use kube::runtime::reflector::Store;
 use podless_artifact::seal::SealKey;
 use podless_crds::WasmService;
 use podless_link::v1::{
@@ -38,6 +38,7 @@ const MAX_MESSAGE: usize = 32 << 20;
 pub struct Hub {
     sessions: Mutex<Sessions>,
     services: Store<WasmService>,
+    ready: watch::Receiver<bool>,
     /// Asks for reconciles.
     pub wake: Wake,
     /// Signs assignments.
@@ -46,10 +47,16 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// `services` must be complete before the first shim connects.
-    pub fn new(fingerprint: String, services: Store<WasmService>, wake: Wake, key: SealKey) -> Self {
+    /// `ready` turns true when `services` is complete.
+    pub fn new(
+        fingerprint: String,
+        services: Store<WasmService>,
+        ready: watch::Receiver<bool>,
+        wake: Wake,
+        key: SealKey,
+    ) -> Self {
         let sessions = Mutex::new(Sessions::new(fingerprint));
-        Self { sessions, services, wake, key, members: watch::Sender::new(0) }
+        Self { sessions, services, ready, wake, key, members: watch::Sender::new(0) }
     }
 
     /// Everything about shims. Not to be held over an await.
@@ -67,9 +74,11 @@ impl Hub {
         self.services.state()
     }
 
-    /// Waits until every service is known.
-    pub async fn wait_until_ready(&self) -> Result<(), WriterDropped> {
-        self.services.wait_until_ready().await
+    /// Waits until every service is known: a shim that connects is told to wait for each of them.
+    ///
+    /// Not by `Store::wait_until_ready`: it wakes one waiter only, and the controller is one.
+    pub async fn wait_until_ready(&self) -> Result<(), watch::error::RecvError> {
+        self.ready.clone().wait_for(|ready| *ready).await.map(|_| ())
     }
 
     /// A shim came or went: every service may be placed anew.
