@@ -10,8 +10,9 @@ mod stdio;
 use std::sync::Arc;
 
 use podless_engine::{MAX_PARTS, MAX_TABLE_ELEMENTS};
+use tokio::task::yield_now;
 use wasmtime::{
-    Engine, Store, StoreLimits, StoreLimitsBuilder,
+    Engine, Store, StoreLimits, StoreLimitsBuilder, UpdateDeadline,
     component::{HasData, Linker, ResourceTable},
 };
 use wasmtime_wasi::{
@@ -82,8 +83,9 @@ pub(crate) fn store(engine: &Engine, log: &Arc<ServiceLog>, env: &[(String, Stri
     let mut store = Store::new(engine, guest);
     store.limiter(|guest| &mut guest.limits);
     store.set_hostcall_fuel(CALL_BYTES);
-    // Each tick of the epoch a running guest gives its thread to the next task: none can keep a core.
-    store.epoch_deadline_async_yield_and_update(1);
+    // Each tick of the epoch a running guest gives its thread away: none can keep a core. Tokio's own way of yielding
+    // lets every other task, and what waits on sockets, go first; Wasmtime's would only go to the end of the queue.
+    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::YieldCustom(1, Box::pin(yield_now()))));
     store.set_epoch_deadline(1);
     store
 }

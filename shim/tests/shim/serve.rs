@@ -119,7 +119,7 @@ async fn a_guest_that_spins_is_ended_and_others_answer_meanwhile() {
     let other = free_port();
     operator.serve(&operator.assignment(HELLO, "other", other)).await;
     let started = Instant::now();
-    // More of them than there are cores.
+    // More of them than there are cores: each round of theirs takes 10 ms a guest.
     let spinning = tokio::spawn(async move { join_all((0..8).map(|_| get(spins, "/spin"))).await });
     let mut slowest = Duration::ZERO;
     let mut answered = 0;
@@ -129,7 +129,10 @@ async fn a_guest_that_spins_is_ended_and_others_answer_meanwhile() {
         slowest = slowest.max(asked.elapsed());
         answered += 1;
     }
-    assert!(answered >= 3 && slowest < Duration::from_millis(900), "{answered} answers, the slowest after {slowest:?}");
+    assert!(
+        answered >= 10 && slowest < Duration::from_millis(500),
+        "{answered} answers, the slowest after {slowest:?}"
+    );
     for answer in spinning.await.expect("joined") {
         assert_eq!((answer.status, answer.body.as_str()), (504, "the component did not answer in time\n"));
     }
