@@ -15,7 +15,7 @@ export PROFILE_DIR = $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(P
 
 # Two groups that no cargo command builds together: features would be unified, and the compiler linked into the shim.
 OPERATOR_SIDE := -p podless-crds -p podless-engine -p podless-artifact -p podless-link -p podless-operator -p podless-e2e -p xtask
-SHIM_SIDE := -p podless-shim
+SHIM_SIDE := -p podless-shim -p podless-engine
 # Components, each folder a Cargo workspace of its own.
 GUESTS := examples/hello e2e/guests
 SCRIPTS := $(wildcard scripts/*) .ci/run
