@@ -1,6 +1,8 @@
 //! The reconciler against a real API server, with artifacts and shims that are only said to be: from each state that an
 //! object may be left in, everything is put right. Needs KUBECONFIG of a cluster that is there for tests.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
 use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
