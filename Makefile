@@ -94,8 +94,8 @@ test: ## Everything: lint, unit, real API server, real cluster
 	@scripts/stage "Kubernetes (built once)" $(CLUSTER) bin
 	@scripts/stage "lint: chart" $(MAKE) lint-chart
 	@scripts/stage "unit tests" $(MAKE) test-unit
-	@scripts/stage "cluster up" $(MAKE) test-up
 	@scripts/stage "tests on a real API server" $(MAKE) test-api
+	@scripts/stage "cluster up" $(MAKE) test-up
 	@scripts/stage "install on the cluster" $(MAKE) test-install
 	@scripts/stage "tests on a real cluster" $(MAKE) test-cluster
 	@scripts/stage "cluster down" $(MAKE) test-down
@@ -136,8 +136,11 @@ test-unit: $(NEXTEST) guests harness ## Tests that need nothing but this machine
 	@scripts/with-test-cluster $(NEXTEST) nextest run $(OPERATOR_SIDE)
 	@scripts/with-test-cluster $(NEXTEST) nextest run $(SHIM_SIDE)
 
-test-api: $(NEXTEST) test-up ## Tests on a real API server
-	@scripts/with-test-cluster $(NEXTEST) nextest run --profile api $(OPERATOR_SIDE)
+# On a cluster of their own: they play the operator and the shims.
+test-api: $(NEXTEST) harness ## Tests on a real API server
+	@$(CLUSTER) --name api up --nodes 1
+	@CLUSTER_NAME=api scripts/with-test-cluster $(NEXTEST) nextest run --profile api $(OPERATOR_SIDE)
+	@$(CLUSTER) --name api down
 
 test-cluster: $(NEXTEST) test-install guests ## Tests on a real cluster with Podless installed
 	@scripts/with-test-cluster $(NEXTEST) nextest run --profile cluster $(OPERATOR_SIDE)
@@ -152,6 +155,7 @@ test-install: build test-up ## Install Podless on the cluster of the tests
 
 test-down: harness ## End the cluster of the tests
 	@$(TEST_CLUSTER) down
+	@$(CLUSTER) --name api down
 
 # cargo install prints what it compiles. Once, and unoptimised: it only starts tests.
 $(NEXTEST):
