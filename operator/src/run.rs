@@ -41,7 +41,7 @@ use crate::{
         Context, children,
         measured::{Measured, measure},
         on_error,
-        plan::Settings,
+        plan::{GRACE, Settings},
         reconcile, service_ref,
     },
     shims, tombstone, trust,
@@ -157,6 +157,7 @@ async fn lead(
             never = nodes.keep() => match never {},
             never = tombstone::watch(client.clone(), hub.clone(), context.builds.clone(), ports) => match never {},
             () = measure_all(hub.clone()) => Err(anyhow!("measuring has ended")),
+            never = after_grace(hub.clone()) => match never {},
         }
     };
     tokio::select! {
@@ -219,6 +220,7 @@ impl Parts {
             settings,
             leading_since: Instant::now(),
             metrics,
+            failures: Mutex::default(),
         };
         Ok(Self { controller, context: Arc::new(context), ports, writer })
     }
@@ -249,6 +251,13 @@ pub async fn reconcile_all(controller: Controller<WasmService>, context: Arc<Con
             Err(error) => tracing::warn!(%error, "a watch has failed and will be begun anew"),
         }
     }
+}
+
+/// Wakes every service when shims that have not connected to this leader have had their time.
+async fn after_grace(hub: Arc<Hub>) -> std::convert::Infallible {
+    tokio::time::sleep(GRACE + Duration::from_millis(100)).await;
+    hub.wake.all();
+    std::future::pending().await
 }
 
 /// Wakes the services whose numbers have moved.

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use futures::future::{BoxFuture, FutureExt};
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, Service},
+        core::v1::{Namespace, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
         events::v1::Event,
     },
@@ -402,8 +402,11 @@ async fn a_stranger_is_no_shim() -> Result<()> {
     assert!(auth.identify(&metadata).await.is_err_and(|e| e.to_string().contains("not valid")));
 
     // A real token for the right audience, of another account and bound to no pod.
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "stranger"}});
+    let accounts = Api::<ServiceAccount>::namespaced(kube.clone(), "default");
+    accounts.patch("stranger", &PatchParams::apply("test"), &Patch::Apply(&account)).await?;
     let request: http::Request<Vec<u8>> = http::Request::post(
-        "/api/v1/namespaces/default/serviceaccounts/default/token",
+        "/api/v1/namespaces/default/serviceaccounts/stranger/token",
     )
     .header("content-type", "application/json")
     .body(serde_json::to_vec(&json!({

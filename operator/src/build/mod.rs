@@ -247,7 +247,7 @@ impl Builds {
 
 /// How long to wait after the `attempt`-th failure: doubling, and up to a half less by chance. The chance is a hash, so
 /// that many services that failed together do not come back together.
-fn backoff(uid: &str, attempt: u32) -> Duration {
+pub(crate) fn backoff(uid: &str, attempt: u32) -> Duration {
     let full = FIRST_RETRY.saturating_mul(2u32.saturating_pow(attempt)).min(LAST_RETRY);
     let chance = stable_hash(&[uid, &attempt.to_string()]) as f64 / u64::MAX as f64;
     full.mul_f64(1.0 - chance / 2.0)

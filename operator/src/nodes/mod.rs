@@ -4,7 +4,7 @@
 mod status;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -100,7 +100,7 @@ impl Nodes {
             .collect();
         let sessions = self.hub.sessions();
         let mut speakers = BTreeMap::new();
-        for shim in sessions.shims().values().filter(|shim| shim.connected) {
+        for shim in sessions.shims().values().filter(|shim| shim.connected && shim.report.is_some()) {
             // While one shim replaces another, the one that stays speaks for the node.
             let rank = (!terminating.contains(&shim.identity.pod_uid), shim.since);
             let speaker = speakers.entry(shim.identity.node.clone()).or_insert((rank, shim));
@@ -122,7 +122,9 @@ impl Nodes {
             })
             .collect();
         if self.leading_since.elapsed() > PATIENCE {
-            let silent = known.keys().filter(|node| !speakers.contains_key(*node));
+            let connected: HashSet<_> =
+                sessions.shims().values().filter(|shim| shim.connected).map(|shim| &shim.identity.node).collect();
+            let silent = known.keys().filter(|node| !connected.contains(node));
             all.extend(silent.map(|node| (node.clone(), disconnected(&status_of(known.get(node)), &now))));
         }
         all.retain(|(node, new)| is_news(new, &status_of(known.get(node))));

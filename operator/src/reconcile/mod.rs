@@ -17,7 +17,8 @@ pub mod views;
 mod tests;
 
 use std::{
-    sync::{Arc, Mutex},
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -27,20 +28,23 @@ use kube::{
     api::{Patch, PatchParams},
     runtime::{controller::Action, events::Recorder, reflector::Store},
 };
-use podless_crds::{FIELD_MANAGER, WasmService, WasmServiceStatus};
+use podless_crds::{FIELD_MANAGER, Reason, WasmService, WasmServiceStatus};
 use serde_json::json;
 
-use crate::{build::Builds, link::Hub, metrics::Metrics, ports::Ports, wake::ServiceRef};
-use plan::{Settings, plan};
+use crate::{
+    build::{Builds, backoff},
+    link::Hub,
+    metrics::Metrics,
+    ports::Ports,
+    wake::ServiceRef,
+};
+use plan::{Rejected, Settings, plan};
 use status_of::{Outcome, status_of};
 
 /// A full pass over everything repairs what no watch has told.
 const REPAIR: Duration = Duration::from_secs(600);
 /// A shim that could not load a service is asked again after this.
 const RELOAD: Duration = Duration::from_secs(60);
-/// After an error of the API server.
-const ERROR: Duration = Duration::from_secs(5);
-
 /// What every reconcile needs.
 pub struct Context {
     /// The API server.
@@ -61,6 +65,8 @@ pub struct Context {
     pub recorder: Recorder,
     /// Counts.
     pub metrics: Metrics,
+    /// How often a service has failed in a row, by its uid.
+    pub failures: Mutex<HashMap<String, u32>>,
 }
 
 /// Why a reconcile has to be tried again.
@@ -79,10 +85,13 @@ impl ReconcileError {
     fn is_conflict(&self) -> bool {
         matches!(self, Self::Api(kube::Error::Api(status)) if status.code == 409)
     }
+}
 
-    /// The server answered, and about this object only: others, and shims that join, need not wait for it.
-    fn is_about_this_object(&self) -> bool {
-        matches!(self, Self::Api(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 409 && status.code != 429)
+/// What the API server says when it refuses this object's children and no other's: a quota, an admission rule.
+fn refusal(error: &kube::Error) -> Option<&str> {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => Some(&status.message),
+        _ => None,
     }
 }
 
@@ -101,12 +110,26 @@ pub async fn reconcile(service: Arc<WasmService>, context: Arc<Context>) -> Resu
 }
 
 /// What to do after an error.
-pub fn on_error(service: Arc<WasmService>, error: &ReconcileError, _: Arc<Context>) -> Action {
+pub fn on_error(service: Arc<WasmService>, error: &ReconcileError, context: Arc<Context>) -> Action {
     if error.is_conflict() {
         return Action::requeue(Duration::from_millis(200));
     }
     tracing::warn!(%error, namespace = service.namespace(), service = service.name_any(), "will be reconciled again");
-    Action::requeue(ERROR)
+    Action::requeue(context.next_wait(&service.uid().unwrap_or_default()))
+}
+
+impl Context {
+    /// How long to wait after one more failure of this service.
+    fn next_wait(&self, uid: &str) -> Duration {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let attempt = failures.entry(uid.to_owned()).or_default();
+        *attempt += 1;
+        backoff(uid, *attempt - 1)
+    }
+
+    fn succeeded(&self, uid: &str) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
 }
 
 async fn one(service: Arc<WasmService>, context: &Context) -> Result<(Action, &'static str), ReconcileError> {
@@ -114,38 +137,39 @@ async fn one(service: Arc<WasmService>, context: &Context) -> Result<(Action, &'
     if service.metadata.deletion_timestamp.is_some() {
         return Ok((Action::await_change(), "deleting"));
     }
-    let epoch = context.hub.sessions().epoch();
-    let result = steps(service, &id, context).await;
-    match &result {
-        Ok((_, unsettled)) if *unsettled => {}
-        Err(error) if !error.is_about_this_object() => {}
-        _ => context.hub.sessions().settle(&id.uid, epoch),
-    }
-    result.map(|(done, _)| done)
-}
-
-type Done = ((Action, &'static str), bool);
-
-/// The pipeline. Answers whether shims that join must wait for this service.
-async fn steps(service: Arc<WasmService>, id: &ServiceRef, context: &Context) -> Result<Done, ReconcileError> {
     context.hub.sessions().retry_failed(&id.uid, Instant::now(), RELOAD);
-    let observed = observe::observe(service, id, context).await?;
-    let planned = plan(&observed, &context.settings);
-    let applied = match planned {
-        Ok(plan) => Ok(apply::apply(plan, &observed, context).await?),
+    let observed = observe::observe(service, &id, context).await?;
+    let applied = match plan(&observed, &context.settings) {
+        Ok(plan) => match apply::apply(plan, &observed, context).await {
+            Ok(applied) => Ok(applied),
+            Err(error) => Err(refused(&error, &id, context).ok_or(error)?),
+        },
         Err(rejected) => Err(rejected),
     };
     let (outcome, again, label, unsettled) = match &applied {
         Ok(applied) => {
+            context.succeeded(&id.uid);
             let again = if applied.facts().failures.is_empty() { REPAIR } else { RELOAD };
             (Outcome::Applied(applied), again, "done", applied.facts().unsettled)
         }
         Err(rejected) => (Outcome::Rejected(rejected), rejected.again, "rejected", false),
     };
+    if !unsettled {
+        context.hub.sessions().settle(&id.uid, observed.epoch);
+    }
     if let Some(status) = status_of(&observed, &outcome, &context.settings, &Time(Timestamp::now())) {
         write_status(&observed.service, status, context).await?;
     }
-    Ok(((Action::requeue(again), label), unsettled))
+    Ok((Action::requeue(again), label))
+}
+
+/// What the API server will not have for this object is told to its user; everything else is an error.
+fn refused(error: &kube::Error, id: &ServiceRef, context: &Context) -> Option<Rejected> {
+    refusal(error).map(|said| Rejected {
+        reason: Reason::InternalError,
+        message: format!("the API server refuses what this object needs, and is asked again: {said}"),
+        again: context.next_wait(&id.uid),
+    })
 }
 
 /// Writes status, unless the object has changed since it was observed; then tells the user what has turned.
