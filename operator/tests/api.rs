@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use futures::future::{BoxFuture, FutureExt};
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, Service, ServiceAccount},
+        core::v1::{Namespace, ResourceQuota, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
         events::v1::Event,
     },
@@ -341,6 +341,23 @@ async fn every_intermediate_state_is_put_right() -> Result<()> {
     assert_eq!(before.resource_version(), after.resource_version(), "theirs is untouched");
     operator.api::<Service>().delete("taken", &DeleteParams::default()).await?;
     operator.serving("taken").await?;
+
+    // A quota that leaves no room for another Service: the user is told, and it is tried again.
+    let quota = json!({"metadata": {"name": "none"}, "spec": {"hard": {"count/services": "2"}}});
+    let quota: ResourceQuota = serde_json::from_value(quota)?;
+    operator.api::<ResourceQuota>().create(&PostParams::default(), &quota).await?;
+    operator
+        .until("the quota is in force", async || {
+            let quota = operator.api::<ResourceQuota>().get("none").await?;
+            ensure!(quota.status.and_then(|s| s.used).is_some_and(|used| !used.is_empty()), "not yet");
+            Ok(())
+        })
+        .await?;
+    operator.apply("third", json!({"image": "good:1"})).await?;
+    let third = operator.says("third", ConditionType::Ready, "False InternalError").await?;
+    assert!(serde_json::to_string(&third.status)?.contains("exceeded quota"), "{:?}", third.status);
+    operator.api::<ResourceQuota>().delete("none", &DeleteParams::default()).await?;
+    operator.serving("third").await?;
 
     // A broken new image leaves the old one serving; a good one mends it.
     operator.apply("hello", json!({"image": "broken:1", "replicas": 3})).await?;
