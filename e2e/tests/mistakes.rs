@@ -77,7 +77,10 @@ async fn a_broken_new_image_leaves_the_old_one_serving() -> Result<()> {
     let bad = cluster.registry.push(CORE_MODULE, COMPONENT, "e2e/broken:bad").await?;
     namespace.apply("hello", json!({"image": good, "replicas": 2})).await?;
     let digest = namespace.ready("hello").await?.status.and_then(|s| s.image).map(|i| i.digest);
-    let traffic = Traffic::start(&namespace.target("hello").await?)?;
+    let target = namespace.target("hello").await?;
+    // Answered once, so that kube-proxy knows the endpoints and traffic flows from its start.
+    assert_eq!(get(&target, "/").await?.status, StatusCode::OK);
+    let traffic = Traffic::start(&target)?;
 
     namespace.apply("hello", json!({"image": bad, "replicas": 2})).await?;
     namespace.until_condition("hello", Audited, "False", "CoreModule").await?;
