@@ -52,9 +52,10 @@ impl Control {
         entry.work = Work::Loading;
         self.busy += 1;
         let (shop, client, loading) = (self.shop.clone(), self.client.clone(), self.loading.clone());
+        let log = entry.log.clone();
         self.jobs.spawn(async move {
             let _turn = loading.acquire().await;
-            let prepared = prepare(shop, order.clone(), client).await;
+            let prepared = prepare(shop, order.clone(), client, log).await;
             Done::Prepared(order, Box::new(prepared))
         });
     }

@@ -195,6 +195,7 @@ impl Control {
             linkers: Arc::new(Linkers::new(&config.engine).map_err(|error| anyhow::anyhow!("{error:#}"))?),
             store: Store::open(&config.data_dir)?,
             loaded: Loaded::default(),
+            serve: config.serve.clone(),
         };
         Ok(Self {
             fingerprint: fingerprint(),

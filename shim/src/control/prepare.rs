@@ -1,5 +1,5 @@
-//! One generation of a service, from its order to something that can answer: fetch, verify, map, link. IO. Everything
-//! here happens beside what serves; the route is swapped when it is done.
+//! One generation of a service, from its order to something that can answer: fetch, verify, map, link, start once. IO.
+//! Everything here happens beside what serves; the route is swapped when it is done.
 
 use std::{
     sync::Arc,
@@ -7,7 +7,8 @@ use std::{
 };
 
 use podless_artifact::seal::HttpWorld;
-use wasmtime::Engine;
+use tokio::{runtime::Handle, time::timeout};
+use wasmtime::{Engine, PoolConcurrencyLimitError, error::Context as _};
 use wasmtime_wasi_http::{handler::ProxyPre, p2, p3};
 
 use super::{
@@ -17,7 +18,13 @@ use super::{
     store::{Store, StoreError, Verified},
     verify::Order,
 };
-use crate::host::{Guest, Linkers};
+use crate::{
+    host::{self, Guest, Linkers, log::ServiceLog},
+    serve::instance::StartTimeout,
+};
+
+/// Longest time that a component may take to start when it is tried.
+const START: Duration = Duration::from_secs(10);
 
 /// What preparing takes from.
 #[derive(Clone)]
@@ -30,6 +37,8 @@ pub(crate) struct Workshop {
     pub(crate) store: Store,
     /// Artifacts in memory.
     pub(crate) loaded: Loaded,
+    /// The runtime that serves: guest code runs nowhere else.
+    pub(crate) serve: Handle,
 }
 
 /// What is ready to be served.
@@ -61,6 +70,9 @@ pub(crate) enum PrepareError {
     /// An import is missing, or an export.
     #[error("the component cannot be linked: {0}")]
     Link(String),
+    /// It has no instance within its limits.
+    #[error("the component cannot be started within its limits, spec.instance.memory among them: {0}")]
+    Start(String),
     /// The work was cut off.
     #[error("loading was cut off: {0}")]
     Cut(#[from] tokio::task::JoinError),
@@ -75,6 +87,7 @@ impl PrepareError {
             Self::Fetch(_) => ("fetch-failed", true),
             Self::Load(_) => ("load-failed", false),
             Self::Link(_) => ("link-failed", false),
+            Self::Start(_) => ("start-failed", false),
             Self::Cut(_) => ("load-failed", true),
         }
     }
@@ -85,13 +98,41 @@ pub(crate) async fn prepare(
     shop: Workshop,
     order: Arc<Order>,
     client: Option<Client>,
+    log: Arc<ServiceLog>,
 ) -> Result<Prepared, PrepareError> {
+    let prepared = linked(&shop, &order, client).await?;
+    let component = try_start(&shop, order, log, prepared.component).await?;
+    Ok(Prepared { component, ..prepared })
+}
+
+/// Makes one instance and drops it: what cannot start must not take the place of what serves, nor be called ready.
+async fn try_start(
+    shop: &Workshop,
+    order: Arc<Order>,
+    log: Arc<ServiceLog>,
+    component: ProxyPre<Guest>,
+) -> Result<ProxyPre<Guest>, PrepareError> {
+    let engine = shop.engine.clone();
+    let started = shop.serve.spawn(async move {
+        let mut store = host::store(&engine, &log, &order.env, order.memory);
+        let limit = order.timeout.min(START);
+        let started = timeout(limit, component.instantiate_async(&mut store)).await.context(StartTimeout);
+        (component, started.and_then(|started| started.map(drop)))
+    });
+    match started.await? {
+        // A full node says nothing about the component.
+        (_, Err(error)) if !error.is::<PoolConcurrencyLimitError>() => Err(PrepareError::Start(format!("{error:#}"))),
+        (component, _) => Ok(component),
+    }
+}
+
+async fn linked(shop: &Workshop, order: &Arc<Order>, client: Option<Client>) -> Result<Prepared, PrepareError> {
     let sha256 = &order.seal.code_sha256;
     if let Some(code) = shop.loaded.get(sha256) {
-        return link(&shop, &order, code, None, None);
+        return link(shop, order, code, None, None);
     }
     let started = Instant::now();
-    let verified = match find(&shop, &order).await? {
+    let verified = match find(shop, order).await? {
         Some(verified) => verified,
         None => fetch(client, &shop.store, &order.seal).await?,
     };
@@ -105,7 +146,7 @@ pub(crate) async fn prepare(
         })
     };
     let (code, load) = mapping.await?.map_err(|error| PrepareError::Load(format!("{error:#}")))?;
-    link(&shop, &order, code, Some(fetched), Some(load))
+    link(shop, order, code, Some(fetched), Some(load))
 }
 
 async fn find(shop: &Workshop, order: &Arc<Order>) -> Result<Option<Verified>, PrepareError> {

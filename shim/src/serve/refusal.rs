@@ -17,8 +17,10 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 pub(crate) enum Refusal {
     /// Nothing is served here.
     NoService,
-    /// The request names no host.
-    NoHost,
+    /// The request names no host, or none that can be, or several.
+    Host,
+    /// The request wants a tunnel.
+    Connect,
     /// The request's body exceeds the limit.
     TooLarge,
     /// The service's budget is exhausted.
@@ -60,7 +62,8 @@ impl Refusal {
     pub(crate) fn parts(self) -> (StatusCode, &'static str) {
         match self {
             Self::NoService => (StatusCode::SERVICE_UNAVAILABLE, "the service has left this node\n"),
-            Self::NoHost => (StatusCode::BAD_REQUEST, "the request has no Host header\n"),
+            Self::Host => (StatusCode::BAD_REQUEST, "the request needs one Host header with a host's name\n"),
+            Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, "there are no tunnels here\n"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the request body exceeds 64 MiB\n"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "the service has as many requests in flight as it may\n"),
             Self::NodeBusy => (StatusCode::SERVICE_UNAVAILABLE, "the node has no free instance\n"),

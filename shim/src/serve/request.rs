@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderValue, Method, Request, Response, Version, header, uri::Authority};
 use hyper::body::{Body, Incoming};
 use tokio::time::{timeout, timeout_at};
 use wasmtime_wasi_http::{WasiBody, handler::InstantiationError};
@@ -107,13 +107,19 @@ fn admit(request: Request<Incoming>, service: &Service) -> Result<(Request<WasiB
         return Err(Refusal::TooLarge);
     }
     let (mut parts, body) = request.into_parts();
-    if parts.uri.authority().is_none() && !parts.headers.contains_key(header::HOST) {
+    if parts.method == Method::CONNECT {
+        return Err(Refusal::Connect);
+    }
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if parts.uri.authority().is_some() => {}
         // HTTP/1.0 has no Host; the component gets the one name that is certain.
-        if parts.version != Version::HTTP_10 {
-            return Err(Refusal::NoHost);
+        (None, _) if parts.version == Version::HTTP_10 => {
+            let name = format!("{}.{}", service.identity.name, service.identity.namespace);
+            parts.headers.insert(header::HOST, HeaderValue::from_str(&name).map_err(|_| Refusal::Host)?);
         }
-        let name = format!("{}.{}", service.identity.name, service.identity.namespace);
-        parts.headers.insert(header::HOST, HeaderValue::from_str(&name).map_err(|_| Refusal::NoHost)?);
+        (Some(host), None) if Authority::try_from(host.as_bytes()).is_ok() => {}
+        _ => return Err(Refusal::Host),
     }
     let (body, too_large) = Limited::limit(body);
     Ok((Request::from_parts(parts, body), too_large))

@@ -231,6 +231,26 @@ async fn what_was_damaged_while_it_was_down_is_not_served() {
 }
 
 #[tokio::test]
+async fn what_cannot_start_is_not_called_loaded_and_leaves_the_old_one_serving() {
+    let operator = Operator::start().await;
+    let _shim = Shim::start(&operator, &[]);
+    let port = free_port();
+    let good = operator.assignment(HELLO, "a", port);
+    operator.serve(&good).await;
+    // Its stack alone needs more.
+    let small = Assignment { instance_memory: 1 << 20, generation: good.generation + 1, ..good };
+    operator.send(to_shim::Body::Assign(operator.sign(&small)));
+    match operator.acked("a", small.generation).await {
+        Outcome::Failed(failed) => {
+            assert_eq!(failed.reason, "start-failed");
+            assert!(failed.message.contains("spec.instance.memory"), "{}", failed.message);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(get(port, "/").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_new_shim_is_ready_when_the_operator_has_said_everything() {
     let mut operator = Operator::start().await;
     operator.stop().await;

@@ -112,6 +112,20 @@ async fn a_header_that_never_ends_is_refused() {
 }
 
 #[tokio::test]
+async fn a_host_that_is_none_is_the_clients_fault() {
+    let (_operator, _shim, port) = serving(|operator, port| operator.assignment(HELLO, "a", port)).await;
+    for hosts in [&[""][..], &["a b/c"], &["a", "b"]] {
+        let mut request = Request::get("/").version(http::Version::HTTP_11);
+        for host in hosts {
+            request = request.header("host", *host);
+        }
+        let mut connection = Connection::open(port).await.expect("connected");
+        let answer = connection.send(request.body(Full::default()).expect("a request")).await.expect("answered");
+        assert_eq!(answer.status, 400, "{hosts:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_guest_that_spins_is_ended_and_others_answer_meanwhile() {
     let (operator, shim, spins) =
         serving(|operator, port| Assignment { timeout_millis: 1500, ..operator.assignment(PROBE, "spins", port) })
