@@ -49,6 +49,7 @@ fn table() -> Vec<(&'static str, Value, Option<&'static str>)> {
         ("concurrency", with("concurrency", json!(1)), None),
         ("concurrency 0", with("concurrency", json!(0)), Some("spec.concurrency")),
         ("pull secret", with("imagePullSecrets", json!([{"name": "regcred"}])), None),
+        ("pull secret with a path", with("imagePullSecrets", json!([{"name": "../a?watch=true"}])), Some("name")),
         ("pull secret without a name", with("imagePullSecrets", json!([{}])), Some("name")),
     ]
 }

@@ -32,6 +32,7 @@ async fn each_mistake_is_answered_and_mended() -> Result<()> {
         ("module", image("module", CORE_MODULE, COMPONENT).await?, Audited, "CoreModule"),
         ("native", image("native", PRECOMPILED, COMPONENT).await?, Audited, "PrecompiledLayer"),
         ("no-http", image("no-http", &registry.guest("no-http")?, COMPONENT).await?, Audited, "NoHttpExport"),
+        ("small", json!({"image": good, "instance": {"memory": "1Mi"}}), Ready, "LoadFailed"),
         ("import", image("import", &registry.guest("logger")?, COMPONENT).await?, Audited, "ImportDenied"),
     ];
     namespace.apply("bystander", json!({"image": good})).await?;
