@@ -219,6 +219,8 @@ impl Operator {
             let ports = service.spec.as_ref().and_then(|s| s.ports.as_ref()).context("ports")?;
             let target = ports[0].target_port.clone().context("a target port")?;
             ensure!(ports.len() == 1 && ports[0].port == 80, "{ports:?}");
+            let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref());
+            ensure!(selector.is_none_or(|s| s.is_empty()), "{selector:?}");
             ensure!(serde_json::to_value(&target)? == json!(port), "{target:?}");
             let slice = self.slice(name).await?;
             ensure!(recorded_port(&slice) == Some(port), "{:?}", slice.ports);
@@ -321,6 +323,18 @@ async fn every_intermediate_state_is_put_right() -> Result<()> {
     let wrong = json!({"spec": {"ports": [{"name": "http", "port": 80, "targetPort": 22}]}});
     operator.api::<Service>().patch("hello", &PatchParams::default(), &Patch::Merge(&wrong)).await?;
     operator.children("hello", port, 2).await?;
+    // Somebody gives the port another number, and the Service a selector: neither is what apply would merge away.
+    let wrong = [
+        json!({"spec": {"ports": [{"name": "http", "port": 8080, "targetPort": 1}]}}),
+        json!({"spec": {"ports": [{"name": "http", "port": 80}, {"name": "more", "port": 8080}]}}),
+        json!({"spec": {"selector": {"app": "theirs"}}}),
+    ];
+    for wrong in wrong {
+        let theirs = PatchParams { field_manager: Some("somebody".into()), ..Default::default() };
+        operator.api::<Service>().patch("hello", &theirs, &Patch::Merge(&wrong)).await?;
+        operator.children("hello", port, 2).await?;
+        operator.serving("hello").await?;
+    }
     // Status is lost.
     let none = json!({"status": null});
     operator.api::<WasmService>().patch_status("hello", &PatchParams::default(), &Patch::Merge(&none)).await?;

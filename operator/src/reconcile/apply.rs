@@ -10,7 +10,7 @@ use kube::{
 };
 use podless_crds::FIELD_MANAGER;
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     Context,
@@ -35,17 +35,55 @@ impl Applied {
     }
 }
 
-/// Applies a plan. The slice goes before the link: what shims are told is recorded first.
+/// Applies a plan. The slice goes before the link: what shims are told is recorded first. A Service that the API server
+/// will not have holds up neither: its error comes after.
 pub async fn apply(plan: Plan, observed: &Observed, context: &Context) -> Result<Applied, kube::Error> {
     let Plan { service, slice, assigned, facts } = plan;
     let Observed { child, slice: found, .. } = observed;
     let namespace = &observed.id.namespace;
-    write::<core::Service>(&context.client, namespace, service, child).await?;
+    let served = match write_service(&context.client, namespace, service, child).await {
+        // Somebody was faster: this plan may be of a Service that is not ours any more.
+        Err(kube::Error::Api(status)) if status.code == 409 => return Err(kube::Error::Api(status)),
+        served => served,
+    };
     write::<EndpointSlice>(&context.client, namespace, slice, found).await?;
     if let Some(assigned) = assigned {
         context.hub.sessions().assign(assigned);
     }
+    served?;
     Ok(Applied(facts))
+}
+
+/// Applies the Service, after it was rid of what server-side apply would keep of others.
+async fn write_service(
+    client: &Client,
+    namespace: &str,
+    desired: core::Service,
+    found: &Child<core::Service>,
+) -> Result<(), kube::Error> {
+    let Some(patch) = found.ours().and_then(|live| replacement(live, &desired)) else {
+        return write(client, namespace, desired, found).await;
+    };
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
+    let api = Api::<core::Service>::namespaced(client.clone(), namespace);
+    let mended = api.patch(&desired.name_any(), &params, &Patch::Merge(&patch)).await?;
+    write(client, namespace, desired, &Child::Ours(mended)).await
+}
+
+/// What to merge into a Service of ours that has other ports or a selector. Server-side apply merges ports by number: a
+/// port under our name with another number would stay beside ours and be refused for ever. And a selector, which we do
+/// not have, stays whoever has set it.
+fn replacement(live: &core::Service, desired: &core::Service) -> Option<Value> {
+    let spec = live.spec.clone().unwrap_or_default();
+    let ports = serde_json::to_value(spec.ports.unwrap_or_default()).ok()?;
+    let wanted = serde_json::to_value(desired.spec.as_ref()?.ports.as_ref()?).ok()?;
+    if contains(&ports, &wanted) && spec.selector.is_none_or(|selector| selector.is_empty()) {
+        return None;
+    }
+    Some(json!({
+        "metadata": { "uid": live.metadata.uid, "resourceVersion": live.metadata.resource_version },
+        "spec": { "ports": wanted, "selector": null },
+    }))
 }
 
 /// Applies one object, if it is not already so. What was found is a precondition: when somebody has changed or replaced
@@ -116,6 +154,34 @@ mod tests {
         ];
         for (live, want) in table {
             assert_eq!(contains(&live, &desired), want, "{live}");
+        }
+    }
+
+    #[test]
+    fn other_ports_and_selectors_are_replaced_and_nothing_else_is() {
+        let service = |spec: Value| -> core::Service {
+            serde_json::from_value(json!({"metadata": {"resourceVersion": "7"}, "spec": spec})).expect("a service")
+        };
+        let desired = service(json!({"ports": [{"name": "http", "port": 80, "targetPort": 20_001}]}));
+        let same = json!([{"name": "http", "port": 80, "targetPort": 20_001, "nodePort": 30_000}]);
+        let table = [
+            (json!({"ports": same, "clusterIP": "10.0.0.1"}), false),
+            (json!({"ports": same, "selector": {}}), false),
+            (json!({"ports": same, "selector": {"app": "theirs"}}), true),
+            (json!({"ports": [{"name": "http", "port": 8080, "targetPort": 1}]}), true),
+            (json!({"ports": [same[0], {"name": "more", "port": 8080}]}), true),
+            (json!({}), true),
+        ];
+        for (live, want) in table {
+            let patch = replacement(&service(live.clone()), &desired);
+            assert_eq!(patch.is_some(), want, "{live}");
+            if let Some(patch) = patch {
+                assert_eq!(
+                    patch["spec"],
+                    json!({"ports": desired.spec.clone().expect("a spec").ports, "selector": null})
+                );
+                assert_eq!(patch["metadata"]["resourceVersion"], "7");
+            }
         }
     }
 }
