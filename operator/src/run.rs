@@ -154,6 +154,7 @@ async fn lead(
                 Err(anyhow!("the link's port: {ended:?}"))
             }
             never = link_slice::keep(client.clone(), here) => match never {},
+            never = trust::keep(client.clone(), &args.namespace, &keys) => match never {},
             never = nodes.keep() => match never {},
             never = tombstone::watch(client.clone(), hub.clone(), context.builds.clone(), ports) => match never {},
             () = measure_all(hub.clone()) => Err(anyhow!("measuring has ended")),

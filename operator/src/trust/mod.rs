@@ -3,7 +3,10 @@
 
 mod keys;
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use k8s_openapi::{
     ByteString,
@@ -21,6 +24,8 @@ pub use keys::{KeyError, Keys};
 
 /// Name of the Secret.
 const SECRET: &str = "podless-keys";
+/// How often what is published is put right, should somebody have changed it.
+const REPAIR: Duration = Duration::from_secs(30);
 
 /// Why there is no trust.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +83,17 @@ async fn create(secrets: &Api<Secret>, dns_name: &str) -> Result<Keys, TrustErro
     }
 }
 
+/// Keeps the public halves published for as long as this replica leads: no new shim starts without them.
+pub async fn keep(client: Client, namespace: &str, keys: &Keys) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(REPAIR).await;
+        if let Err(error) = publish(&client, namespace, keys).await {
+            tracing::warn!(%error, "ConfigMap {TRUST_CONFIG_MAP} cannot be kept for now");
+        }
+    }
+}
+
+/// Applies the ConfigMap; what is as it should be is not written.
 async fn publish(client: &Client, namespace: &str, keys: &Keys) -> Result<(), TrustError> {
     let seal = keys.seal_key()?.public_pem().map_err(KeyError::from)?;
     let data = BTreeMap::from([(TRUST_CA, keys.ca_cert.clone()), (TRUST_SEAL, seal)]);
