@@ -38,6 +38,9 @@ impl Artifacts for Registry {
     fn build(&self, wanted: Wanted, progress: Progress) -> BoxFuture<'static, Result<Built, Rejection>> {
         let (client, pipeline) = (self.client.clone(), self.pipeline.clone());
         async move {
+            if let Some(rest) = after_credentials(&wanted.image) {
+                return Err(holds_credentials(rest));
+            }
             let logins = logins(&client, &wanted.service.namespace, &wanted.pull_secrets).await?;
             let wanted = artifact::Wanted {
                 image: &wanted.image,
@@ -50,6 +53,24 @@ impl Artifacts for Registry {
         }
         .boxed()
     }
+}
+
+/// What stands after the credentials of `user:password@registry/…`; `None` when there are none. A digest is none.
+fn after_credentials(image: &str) -> Option<&str> {
+    let digest = image
+        .rfind("@sha")
+        .filter(|at| image[at + 4..].trim_start_matches(|c: char| c.is_ascii_digit()).starts_with(':'));
+    let (_, rest) = image[..digest.unwrap_or(image.len())].rsplit_once('@')?;
+    Some(&image[image.len() - rest.len() - digest.map_or(0, |at| image.len() - at)..])
+}
+
+/// Such a reference never parses: who says why must not repeat the password.
+fn holds_credentials(rest: &str) -> Rejection {
+    let message = format!(
+        "the image reference has credentials before {rest:?}: take them out, change them, and name a secret with them in \
+         spec.imagePullSecrets"
+    );
+    Rejection { reason: Reason::InvalidReference, message, transient: false }
 }
 
 fn phase(step: artifact::Progress) -> Phase {
@@ -101,9 +122,10 @@ impl From<artifact::Rejection> for Rejection {
 impl From<PullSecretError> for Rejection {
     fn from(error: PullSecretError) -> Self {
         let reason = match error {
-            PullSecretError::Missing(_) | PullSecretError::Type(_) | PullSecretError::Malformed(_) => {
-                Reason::PullSecretInvalid
-            }
+            PullSecretError::Name(_)
+            | PullSecretError::Missing(_)
+            | PullSecretError::Type(_)
+            | PullSecretError::Malformed(_) => Reason::PullSecretInvalid,
             PullSecretError::Api(..) => Reason::InternalError,
         };
         Self { reason, message: error.to_string(), transient: true }
@@ -135,6 +157,23 @@ mod tests {
             "InternalError",
         ] {
             assert_eq!(Reason::from_name(name).map(Reason::as_str), Some(name));
+        }
+    }
+
+    #[test]
+    fn credentials_in_a_reference_are_found() {
+        let digest = "@sha256:0123";
+        for (image, want) in [
+            ("r/a:1".to_owned(), None),
+            (format!("r:5000/a{digest}"), None),
+            ("r/a@sha512:0123".to_owned(), None),
+            ("u:p@r:5000/a:1".to_owned(), Some("r:5000/a:1".to_owned())),
+            ("u:p@r:5000".to_owned(), Some("r:5000".to_owned())),
+            ("https://u:p@r/a".to_owned(), Some("r/a".to_owned())),
+            ("u:p/@@w@r/a".to_owned(), Some("r/a".to_owned())),
+            (format!("u:p@r/a{digest}"), Some(format!("r/a{digest}"))),
+        ] {
+            assert_eq!(after_credentials(&image).map(str::to_owned), want, "{image}");
         }
     }
 

@@ -13,6 +13,9 @@ const KEY: &str = ".dockerconfigjson";
 /// Why a secret cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PullSecretError {
+    /// Nothing can have this name.
+    #[error("{0:?}, named in imagePullSecrets, is no name of a secret: write lower-case letters, digits, '-' and '.'")]
+    Name(String),
     /// It is not there.
     #[error("secret {0:?}, named in imagePullSecrets, is not in this namespace: create it, or take its name out")]
     Missing(String),
@@ -23,7 +26,7 @@ pub(crate) enum PullSecretError {
     #[error("secret {0:?} does not hold credentials: make it by `kubectl create secret docker-registry`")]
     Malformed(String),
     /// The API server did not answer.
-    #[error("secret {0:?} cannot be read for now: {1}")]
+    #[error("secret {0:?} cannot be read for now: {said}", said = said(.1))]
     Api(String, kube::Error),
 }
 
@@ -32,6 +35,10 @@ pub(crate) async fn logins(client: &Client, namespace: &str, names: &[String]) -
     let api = Api::<Secret>::namespaced(client.clone(), namespace);
     let mut all = vec![];
     for name in names {
+        // It becomes a part of the request's path.
+        if !is_object_name(name) {
+            return Err(PullSecretError::Name(name.clone()));
+        }
         let secret = api.get_opt(name).await.map_err(|e| PullSecretError::Api(name.clone(), e))?;
         let secret = secret.ok_or_else(|| PullSecretError::Missing(name.clone()))?;
         if secret.type_.as_deref() != Some(TYPE) {
@@ -41,6 +48,22 @@ pub(crate) async fn logins(client: &Client, namespace: &str, names: &[String]) -
         all.extend(parse(&config).ok_or_else(|| PullSecretError::Malformed(name.clone()))?);
     }
     Ok(all)
+}
+
+/// Whether an object may have this name: a DNS-1123 subdomain.
+fn is_object_name(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let label =
+        |label: &str| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(inner);
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+/// The API server's sentence, without the rest of its answer.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 #[derive(Deserialize)]
@@ -77,6 +100,24 @@ fn parse(config: &[u8]) -> Option<Vec<Login>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_become_a_part_of_a_path() {
+        for name in ["a", "pull-secret", "a.b-c.0", &"a".repeat(253)] {
+            assert!(is_object_name(name), "{name}");
+        }
+        let path = "x/../../../other/secrets/y";
+        for name in ["", ".", "..", "a.", "-a", "a-", "A", "a_b", "a b", "é", "?watch=true", path, &"a".repeat(254)] {
+            assert!(!is_object_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_api_servers_sentence_is_told_alone() {
+        let status = kube::core::Status::failure("secrets \"x\" is forbidden", "Forbidden").with_code(403).boxed();
+        let error = PullSecretError::Api("x".into(), kube::Error::Api(status));
+        assert_eq!(error.to_string(), "secret \"x\" cannot be read for now: secrets \"x\" is forbidden");
+    }
 
     #[test]
     fn dockers_ways_to_write_it() {
