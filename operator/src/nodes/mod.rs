@@ -27,13 +27,15 @@ use kube::{
 use podless_crds::{FIELD_MANAGER, WasmNode, WasmNodeSpec, WasmNodeStatus};
 use serde_json::json;
 
-use crate::{link::Hub, metrics::Metrics, reconcile::service_ref};
+use crate::{
+    link::Hub,
+    metrics::Metrics,
+    reconcile::{plan::PATIENCE, service_ref},
+};
 use status::{Said, connected, disconnected, is_news};
 
 /// Between two writes of one node's status.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// A new leader gives shims this long to connect before it says that they have not.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Writes WasmNodes.
 pub struct Nodes {

@@ -143,6 +143,9 @@ fn placed(outcome: &Outcome<'_>) -> Verdict {
         let message = format!("{} on {}", count(replicas, "replica"), count(facts.places.len() as u32, "node"));
         return verdict(kind, Status::True, Reason::Done, message);
     }
+    if facts.usable_shims == 0 && !facts.patience.is_zero() {
+        return verdict(kind, Status::Unknown, Reason::Waiting, "waits for the shims to connect to the operator");
+    }
     if facts.usable_shims == 0 {
         let message = "no node has a shim that is connected and runs this operator's engine: \
              look at `kubectl get wasmnodes` and at the pods of DaemonSet podless-shim";
@@ -167,23 +170,23 @@ fn serving(outcome: &Outcome<'_>, before: &[Verdict], old: &[Condition], generat
             return (available, verdict(Ready, status, *reason, message.clone()));
         }
     };
-    let Facts { places, ready_endpoints, failures, .. } = facts;
+    let Facts { places, endpoints, endpoints_current, failures, .. } = facts;
     let replicas: u32 = places.iter().map(|p| p.replicas).sum();
     let current: u32 = places.iter().filter(|p| p.current).map(|p| p.replicas).sum();
-    let endpoints = count(*ready_endpoints as u32, "shim");
-    let available = match (*ready_endpoints, current) {
+    let shims = count(*endpoints as u32, "shim");
+    let available = match (*endpoints, *endpoints_current) {
         (0, _) => verdict(Available, Status::False, Reason::NothingServes, "no shim serves it"),
-        (_, 0) => verdict(
+        (_, false) => verdict(
             Available,
             Status::True,
             Reason::EarlierGeneration,
-            format!("an earlier generation serves on {endpoints}"),
+            format!("an earlier generation serves on {shims}"),
         ),
-        _ => verdict(Available, Status::True, Reason::Serving, format!("serves on {endpoints}")),
+        _ => verdict(Available, Status::True, Reason::Serving, format!("serves on {shims}")),
     };
     let step = |status| before.iter().find(|v| v.status == status);
     let progress = format!("{current} of {} serve generation {generation}", count(replicas, "replica"));
-    let ready = if replicas > 0 && current == replicas && *ready_endpoints > 0 {
+    let ready = if replicas > 0 && current == replicas && *endpoints > 0 {
         verdict(Ready, Status::True, Reason::Serving, progress)
     } else if let Some(step) = step(Status::False) {
         verdict(Ready, Status::False, step.reason, step.message.clone())

@@ -38,7 +38,7 @@ use crate::{
     ports::Ports,
     wake::ServiceRef,
 };
-use plan::{Rejected, Settings, plan};
+use plan::{Facts, Rejected, Settings, plan};
 use status_of::{Outcome, status_of};
 
 /// A full pass over everything repairs what no watch has told.
@@ -149,7 +149,13 @@ async fn one(service: Arc<WasmService>, context: &Context) -> Result<(Action, &'
     let (outcome, again, label, unsettled) = match &applied {
         Ok(applied) => {
             context.succeeded(&id.uid);
-            let again = if applied.facts().failures.is_empty() { REPAIR } else { RELOAD };
+            let facts = applied.facts();
+            let again = match facts {
+                // Then it can be said that there is none.
+                Facts { usable_shims: 0, patience, .. } if !patience.is_zero() => *patience,
+                Facts { failures, .. } if failures.is_empty() => REPAIR,
+                _ => RELOAD,
+            };
             (Outcome::Applied(applied), again, "done", applied.facts().unsettled)
         }
         Err(rejected) => (Outcome::Rejected(rejected), rejected.again, "rejected", false),

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1::EndpointSlice};
@@ -14,6 +14,7 @@ use super::{
     Context,
     children::{Child, slice_name},
     measured::{Measured, measure},
+    plan::PATIENCE,
     views::{ShimView, views},
 };
 use crate::{
@@ -46,6 +47,8 @@ pub struct Observed {
     pub loads: BTreeMap<String, u64>,
     /// What the shims have measured.
     pub measured: Measured,
+    /// How much longer shims may take to connect to a new leader.
+    pub patience: Duration,
     /// Which shims were in view; see `Sessions::settle`.
     pub epoch: u64,
 }
@@ -70,6 +73,7 @@ pub async fn observe(service: Arc<WasmService>, id: &ServiceRef, context: &Conte
         shims: views(&sessions, &pods, &id.uid, context.leading_since, Instant::now()),
         loads: sessions.loads_without(&id.uid),
         measured: sessions.reports_of(&id.uid).map(|reports| measure(&reports)).unwrap_or_default(),
+        patience: PATIENCE.saturating_sub(context.leading_since.elapsed()),
         epoch: sessions.epoch(),
         id: id.clone(),
         service,

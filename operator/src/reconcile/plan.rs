@@ -25,6 +25,8 @@ use crate::{
 
 /// How long a shim whose link is down keeps its places whatever its pod's state: a killed shim is back in a second.
 pub const GRACE: Duration = Duration::from_secs(10);
+/// A new leader gives shims this long to connect before it says that they have not.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is the same for every service.
 #[derive(Clone, Debug)]
@@ -55,12 +57,16 @@ pub struct Plan {
 pub struct Facts {
     /// Places, those with most replicas first.
     pub places: Vec<Place>,
-    /// Endpoints that take new connections.
-    pub ready_endpoints: usize,
+    /// Endpoints that new connections go to: the ready ones; when there is none, those that serve while they end.
+    pub endpoints: usize,
+    /// One of them serves this generation.
+    pub endpoints_current: bool,
     /// Nodes that could not load this generation, with what their shims say.
     pub failures: Vec<(String, String)>,
     /// Shims whose link is up and that run what the operator compiles for.
     pub usable_shims: usize,
+    /// How much longer shims may take to connect to a new leader.
+    pub patience: Duration,
     /// The image that was assigned, when this leader knows it.
     pub image: Option<Image>,
     /// What served before is not made anew yet: a shim that joins must wait for it.
@@ -165,11 +171,14 @@ pub fn plan(o: &Observed, settings: &Settings) -> Result<Plan, Rejected> {
         let failed = shim.failed.as_ref().filter(|f| Some(f.generation) == wanted)?;
         Some((shim.node.clone(), failed.message.clone()))
     });
+    let takers = takers(&targets);
     let facts = Facts {
         places,
-        ready_endpoints: targets.iter().filter(|t| t.ready).count(),
+        endpoints: takers.len(),
+        endpoints_current: o.shims.iter().any(|s| takers.contains(s.pod_uid.as_str()) && serves_current(s)),
         failures: failures.collect(),
         usable_shims: o.shims.iter().filter(|s| s.assignable()).count(),
+        patience: o.patience,
         image: next.as_ref().map(|n| n.content.image.clone()),
         unsettled: matches!(o.build, BuildState::Pending(_)) && record.is_some() && assigned.is_none(),
     };
@@ -359,6 +368,13 @@ impl<'a> Shims<'a> {
         targets.sort();
         targets
     }
+}
+
+/// The pods that kube-proxy sends new connections to.
+fn takers(targets: &[Target]) -> BTreeSet<&str> {
+    let of = |take: fn(&Target) -> bool| targets.iter().filter(|t| take(t)).map(|t| t.pod_uid.as_str()).collect();
+    let ready: BTreeSet<_> = of(|t| t.ready);
+    if ready.is_empty() { of(|t| t.serving && t.terminating) } else { ready }
 }
 
 fn target_of(shim: &ShimView, ready: bool, serving: bool, terminating: bool) -> Target {

@@ -65,6 +65,7 @@ struct World {
     shims: Vec<ShimView>,
     foreign: bool,
     port: Option<u16>,
+    patience: Duration,
 }
 
 fn settings() -> Settings {
@@ -102,6 +103,7 @@ impl World {
             shims: nodes.iter().map(|node| shim(node)).collect(),
             foreign: false,
             port: Some(20_001),
+            patience: Duration::ZERO,
         }
     }
 
@@ -117,6 +119,7 @@ impl World {
             shims: self.shims.clone(),
             loads: BTreeMap::new(),
             measured: Measured::default(),
+            patience: self.patience,
             epoch: 0,
         }
     }
@@ -264,6 +267,34 @@ fn from_nothing_to_serving() {
     let applied = Applied::pretend(again.facts);
     let now = Time(Timestamp::MAX);
     assert_eq!(status_of(&observed, &Outcome::Applied(&applied), &settings(), &now), None, "nor written");
+}
+
+#[test]
+fn a_new_leader_gives_shims_time_before_it_says_that_there_are_none() {
+    let mut world = World::new(&[], 1);
+    world.patience = Duration::from_secs(1);
+    world.turn().expect("planned");
+    assert_eq!((world.says(Placed), world.says(Ready)), ("Unknown Waiting".into(), "Unknown Waiting".into()));
+    world.patience = Duration::ZERO;
+    world.turn().expect("planned");
+    assert_eq!((world.says(Placed), world.says(Ready)), ("False NoNode".into(), "False NoNode".into()));
+}
+
+#[test]
+fn who_serves_while_it_ends_serves() {
+    let mut world = served(&["a"], 1);
+    world.at("a").terminating = true;
+    world.turn().expect("planned");
+    assert_eq!(world.endpoints(), ["a~"]);
+    assert_eq!((world.says(Available), world.says(Ready)), ("True Serving".into(), "False NoNode".into()));
+    // Its replacement is there and has loaded nothing yet.
+    world.shims.push(ShimView { pod_uid: "uid-new".into(), ..shim("a") });
+    world.turn().expect("planned");
+    assert_eq!((world.says(Available), world.says(Ready)), ("True Serving".into(), "Unknown Loading".into()));
+    // The old one is gone.
+    world.shims.retain(|s| !s.terminating);
+    world.turn().expect("planned");
+    assert_eq!(world.says(Available), "False NothingServes");
 }
 
 #[test]
