@@ -67,9 +67,9 @@ guests: ## Build the components that tests serve, also as machine code
 	cargo build $(OPERATOR_SIDE) --example precompile
 	@scripts/guests
 
-image: ## Build the two container images into $PODLESS_CACHE/images (PROFILE=dist to ship them)
+image: ## Make the container images; with REGISTRY given, push them (PROFILE=dist to ship them)
 	@$(MAKE) build
-	@scripts/images $${REGISTRY:-podless.local}
+	@scripts/images $(if $(REGISTRY),"$(REGISTRY)" --push,podless.local)
 
 generate: ## Write the files that are made from code
 	cargo build $(OPERATOR_SIDE) --bin xtask
