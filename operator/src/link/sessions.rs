@@ -47,6 +47,8 @@ pub struct Shim {
     /// What it said last, by service uid.
     pub measured: HashMap<String, v1::ServiceReport>,
     session: u64,
+    /// Its pod is gone: forgotten when its stream has ended too.
+    gone: bool,
     /// Assignment generation that was sent last, by service uid.
     told: HashMap<String, u64>,
     dirty: BTreeSet<String>,
@@ -121,6 +123,7 @@ impl Sessions {
             report: None,
             measured: HashMap::new(),
             session: self.epoch,
+            gone: false,
             dirty: known.keys().cloned().collect(),
             awaits: services,
             joined: self.epoch,
@@ -145,9 +148,11 @@ impl Sessions {
 
     /// The stream has ended; a newer one of the same shim stays.
     pub fn close(&mut self, key: &SessionKey, now: Instant) {
-        if let Some(shim) = self.shim(key) {
-            (shim.connected, shim.since) = (false, now);
-            shim.dirty.clear();
+        let Some(shim) = self.shim(key) else { return };
+        (shim.connected, shim.since) = (false, now);
+        shim.dirty.clear();
+        if shim.gone {
+            self.shims.remove(&key.pod_uid);
         }
     }
 
@@ -156,9 +161,11 @@ impl Sessions {
         self.shims.get(&key.pod_uid).is_some_and(|shim| shim.connected && shim.session == key.session)
     }
 
-    /// The pod is gone: so is what its shim knew.
+    /// The pod is gone: so is what its shim knew, as soon as its stream has ended.
     pub fn forget_pod(&mut self, pod_uid: &str) {
-        if self.shims.get(pod_uid).is_some_and(|shim| !shim.connected) {
+        let Some(shim) = self.shims.get_mut(pod_uid) else { return };
+        shim.gone = true;
+        if !shim.connected {
             self.shims.remove(pod_uid);
         }
     }
@@ -482,6 +489,12 @@ mod tests {
         assert_eq!(sessions.shims()["p"].known.get("a"), None, "nor is its word");
         sessions.close(&new, Instant::now());
         sessions.forget_pod("p");
+        assert!(sessions.shims().is_empty());
+        // The API server may say that the pod is gone before the stream ends.
+        let last = open(&mut sessions, "p", hello("f", &[]), &[]);
+        sessions.forget_pod("p");
+        assert!(sessions.is_current(&last));
+        sessions.close(&last, Instant::now());
         assert!(sessions.shims().is_empty());
     }
 
