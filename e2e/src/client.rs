@@ -47,18 +47,17 @@ pub struct Answer {
 }
 
 /// Runs something with its sockets in the cluster's client namespace.
-pub async fn in_client<T, F>(task: F) -> Result<T>
+async fn in_client<T, F>(task: F) -> Result<T>
 where
     T: Send + 'static,
     F: AsyncFnOnce() -> Result<T> + Send + 'static,
 {
-    let thread = client_thread(task)?;
-    tokio::task::spawn_blocking(move || thread.join().map_err(|_| anyhow!("the client thread panicked"))?).await?
+    joined(client_thread(task)?).await
 }
 
-/// Path of the client's network namespace.
-pub fn client() -> Result<String> {
-    crate::env("PODLESS_CLIENT_NETNS")
+/// Waits for a client thread without blocking the test's own.
+async fn joined<T: Send + 'static>(thread: JoinHandle<Result<T>>) -> Result<T> {
+    tokio::task::spawn_blocking(move || thread.join().map_err(|_| anyhow!("the client thread panicked"))?).await?
 }
 
 fn client_thread<T, F>(task: F) -> Result<JoinHandle<Result<T>>>
@@ -66,7 +65,7 @@ where
     T: Send + 'static,
     F: AsyncFnOnce() -> Result<T> + Send + 'static,
 {
-    let path = client()?;
+    let path = crate::env("PODLESS_CLIENT_NETNS")?;
     let namespace = File::open(&path).with_context(|| format!("the client's namespace {path}"))?;
     Ok(std::thread::spawn(move || {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
@@ -154,7 +153,6 @@ impl Traffic {
     /// Stops, and tells what was seen.
     pub async fn stop(self) -> Result<Outage> {
         self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread;
-        tokio::task::spawn_blocking(move || thread.join().map_err(|_| anyhow!("the client thread panicked"))?).await?
+        joined(self.thread).await
     }
 }

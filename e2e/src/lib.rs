@@ -2,15 +2,15 @@
 //! waiting for conditions. Everything here does IO.
 //!
 //! The cluster is up and Podless is installed before a test starts: `make test-cluster` sees to it and sets
-//! `KUBECONFIG`, `REGISTRY`, `PODLESS_CLUSTER` (the harness with its name) and `PODLESS_TEST_ARTIFACTS` (the built
-//! guests).
+//! `KUBECONFIG`, `REGISTRY`, `PODLESS_CLUSTER` (the harness with its name), `PODLESS_CLIENT_NETNS` (the client's network
+//! namespace) and `PODLESS_TEST_ARTIFACTS` (the built guests).
 
 mod client;
 mod cluster;
 mod registry;
 mod service;
 
-pub use client::{Answer, Outage, Target, Traffic, client, get, in_client, post};
+pub use client::{Answer, Outage, Target, Traffic, get, post};
 pub use cluster::Cluster;
 pub use registry::{COMPONENT, Registry};
 pub use service::{Namespace, condition, is, wasm_service};
