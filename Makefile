@@ -13,16 +13,24 @@ export CARGO_TARGET_DIR ?= $(PODLESS_CACHE)/target
 export PROFILE ?= dev
 export PROFILE_DIR = $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-# Two groups that no cargo command builds together: features would be unified, and the compiler linked into the shim.
+# Groups that no cargo command builds together: features would be unified, and the compiler linked into the shim.
 OPERATOR_SIDE := -p podless-crds -p podless-engine -p podless-artifact -p podless-link -p podless-operator -p podless-e2e -p xtask
 SHIM_SIDE := -p podless-shim -p podless-engine
+# And the one program that has both, for a machine without a cluster.
+CLI_SIDE := -p podless-cli
+# This machine's own target; the folders of components have another one by default.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 # Components, each folder a Cargo workspace of its own.
-GUESTS := examples/hello e2e/guests
-SCRIPTS := $(wildcard scripts/*) .ci/run
+GUESTS := examples/hello examples/hello-p3 examples/crud e2e/guests
+SCRIPTS := $(wildcard scripts/*) .ci/run examples/hello-python/build.sh
 
 export CLUSTER := $(PODLESS_CACHE)/cluster/cluster
 export XTASK = $(CARGO_TARGET_DIR)/debug/xtask
-TEST_CLUSTER := $(CLUSTER) --name test
+# Which cluster tests run on.
+export CLUSTER_NAME ?= test
+TEST_CLUSTER := $(CLUSTER) --name $(CLUSTER_NAME)
+# BUILT=yes: what was built and installed a moment ago is not looked at again.
+unbuilt = $(if $(BUILT),,$(1))
 
 NEXTEST_VERSION := 0.9.151
 DENY_VERSION := 0.20.2
@@ -53,11 +61,18 @@ registry: harness ## Print host:port of the local cluster's registry
 
 ## Building
 
-.PHONY: build harness guests image generate clean
+.PHONY: build cli harness guests examples image generate clean
 build: ## Build operator, shim and tools
 	cargo build $(OPERATOR_SIDE) $(if $(filter dev,$(PROFILE)),,--bin xtask)
 	$(if $(filter dev,$(PROFILE)),,cargo build --profile $(PROFILE) -p podless-operator)
 	cargo build --profile $(PROFILE) $(SHIM_SIDE)
+
+# One file that runs on any Linux: statically linked, unless it is for work on it.
+CLI_TARGET = $(if $(filter dev,$(PROFILE)),,x86_64-unknown-linux-musl)
+cli: ## Build podless, the program for one machine (PROFILE=dist: optimised and static)
+	@scripts/prerequisites rust $(if $(CLI_TARGET),musl)
+	cargo build --profile $(PROFILE) $(if $(CLI_TARGET),--target $(CLI_TARGET)) $(CLI_SIDE)
+	@echo $(if $(CLI_TARGET),$(CARGO_TARGET_DIR)/$(CLI_TARGET)/$(PROFILE),$(PROFILE_DIR))/podless
 
 # The program that boots local clusters; what runs in them it builds itself, once.
 harness:
@@ -66,6 +81,10 @@ harness:
 guests: ## Build the components that tests serve, also as machine code
 	cargo build $(OPERATOR_SIDE) --example precompile
 	@scripts/guests
+
+examples: guests ## Build every example; JavaScript's and Python's need npm and python3
+	@scripts/prerequisites npm python
+	@scripts/examples
 
 image: ## Make the container images; with REGISTRY given, push them (PROFILE=dist to ship them)
 	@$(MAKE) build
@@ -93,11 +112,11 @@ test: ## Everything: lint, unit, real API server, real cluster
 	@scripts/stage "test runner (built once)" $(MAKE) $(NEXTEST)
 	@scripts/stage "Kubernetes (built once)" $(CLUSTER) bin
 	@scripts/stage "lint: chart" $(MAKE) lint-chart
-	@scripts/stage "unit tests" $(MAKE) test-unit
-	@scripts/stage "tests on a real API server" $(MAKE) test-api
-	@scripts/stage "cluster up" $(MAKE) test-up
-	@scripts/stage "install on the cluster" $(MAKE) test-install
-	@scripts/stage "tests on a real cluster" $(MAKE) test-cluster
+	@scripts/stage "unit tests" $(MAKE) BUILT=yes test-unit
+	@scripts/stage "tests on a real API server" $(MAKE) BUILT=yes test-api
+	@scripts/stage "cluster up" $(MAKE) BUILT=yes test-up
+	@scripts/stage "install on the cluster" $(MAKE) BUILT=yes test-install
+	@scripts/stage "tests on a real cluster" $(MAKE) BUILT=yes test-cluster
 	@scripts/stage "cluster down" $(MAKE) test-down
 
 lint: lint-go lint-shell lint-rust lint-shim lint-generated lint-chart ## Formatting, clippy, vet, shellcheck, helm lint, generated files
@@ -107,6 +126,7 @@ lint-rust:
 	for guests in $(GUESTS); do cargo fmt --check --manifest-path $$guests/Cargo.toml --all; done
 	cargo clippy $(OPERATOR_SIDE) --all-targets -- -D warnings
 	cargo clippy $(SHIM_SIDE) --all-targets -- -D warnings
+	cargo clippy $(CLI_SIDE) --all-targets -- -D warnings
 
 # Who cannot compile cannot be made to: the shim links no code generator. And the operator nothing that runs guests.
 lint-shim:
@@ -131,27 +151,41 @@ lint-generated:
 deny: $(DENY) ## Licences, advisories and sources of dependencies (needs the network)
 	$(DENY) check
 
-.PHONY: test-unit test-api test-cluster test-up test-install test-down
-test-unit: $(NEXTEST) guests harness ## Tests that need nothing but this machine
+.PHONY: test-unit test-api test-cluster test-up test-install test-down soak
+test-unit: $(NEXTEST) $(call unbuilt,guests harness) ## Tests that need nothing but this machine
+	cd e2e/cluster && go test -vet=off .
 	@scripts/with-test-cluster $(NEXTEST) nextest run $(OPERATOR_SIDE)
 	@scripts/with-test-cluster $(NEXTEST) nextest run $(SHIM_SIDE)
+	@scripts/with-test-cluster $(NEXTEST) nextest run $(CLI_SIDE)
+	@cd examples/crud && cargo test --quiet --locked --lib --target $(HOST) --target-dir $(CARGO_TARGET_DIR)/guests
 
 # On a cluster of their own: they play the operator and the shims.
-test-api: $(NEXTEST) harness ## Tests on a real API server
+test-api: $(NEXTEST) $(call unbuilt,harness) ## Tests on a real API server
 	@$(CLUSTER) --name api up --nodes 1
 	@CLUSTER_NAME=api scripts/with-test-cluster $(NEXTEST) nextest run --profile api $(OPERATOR_SIDE)
 	@$(CLUSTER) --name api down
 
-test-cluster: $(NEXTEST) test-install guests ## Tests on a real cluster with Podless installed
+test-cluster: $(NEXTEST) $(call unbuilt,test-install guests) ## Tests on a real cluster with Podless installed
 	@scripts/with-test-cluster $(NEXTEST) nextest run --profile cluster $(OPERATOR_SIDE)
 
-test-up: harness ## Boot the cluster of the tests
+test-up: $(call unbuilt,harness) ## Boot the cluster of the tests
 	@$(TEST_CLUSTER) up
 
-test-install: build test-up ## Install Podless on the cluster of the tests
+# The registry has further doors there, see e2e/cluster/gates.go.
+test-install: $(call unbuilt,build test-up) ## Install Podless on the cluster of the tests
 	@tag=$$(scripts/images podless.local); \
 	$(TEST_CLUSTER) load $(PODLESS_CACHE)/images/{operator,shim}.tar; \
-	PATH=$$($(CLUSTER) bin):$$PATH scripts/with-test-cluster scripts/install podless.local $$tag $$($(TEST_CLUSTER) registry)
+	PATH=$$($(CLUSTER) bin):$$PATH scripts/with-test-cluster scripts/install podless.local $$tag \
+		"$$(for door in "" basic bearer; do $(TEST_CLUSTER) registry $$door; done | paste -sd,)" \
+		"$$($(TEST_CLUSTER) registry authority)"
+
+# The kubelets' back-off is Kubernetes' own there.
+soak: $(NEXTEST) build examples harness ## The tests on a real cluster in their long forms: an hour at most
+	@$(CLUSTER) --name soak up --default-backoff
+	@$(MAKE) BUILT=yes CLUSTER_NAME=soak test-install
+	@CLUSTER_NAME=soak PODLESS_SOAK=1 scripts/with-test-cluster timeout 1h \
+		$(NEXTEST) nextest run --profile soak --no-capture $(OPERATOR_SIDE)
+	@$(CLUSTER) --name soak down
 
 test-down: harness ## End the cluster of the tests
 	@$(TEST_CLUSTER) down

@@ -12,7 +12,7 @@ pub enum ConditionType {
     Audited,
     /// The component is machine code, sealed.
     Precompiled,
-    /// Nodes were chosen.
+    /// Nodes were chosen for all replicas, and what the service needs there was found.
     Placed,
     /// Something serves: this generation or an earlier one.
     Available,
@@ -125,7 +125,9 @@ reasons! {
     CompileLimit,
     /// The operator itself is in trouble, and tries again.
     InternalError,
-    /// No node can take the service.
+    /// A ConfigMap, a Secret or a key that env names is missing, or is not text.
+    EnvInvalid,
+    /// No node can take the service, or not all of its replicas.
     NoNode,
     /// Every service port is taken.
     NoPort,
@@ -135,6 +137,8 @@ reasons! {
     LoadFailed,
     /// Every replica serves this generation.
     Serving,
+    /// The service has no replicas: every request is answered 503, on purpose.
+    Stopped,
     /// An earlier generation serves.
     EarlierGeneration,
     /// Nothing serves.

@@ -3,16 +3,21 @@
 //! Every field's documentation is what `kubectl explain` prints. The YAML beside this crate is made from these types
 //! by `make generate`; CI fails when the two differ.
 
+mod capabilities;
 mod condition;
+mod env;
 mod node;
+mod placement;
 mod service;
+mod status;
 
+pub use capabilities::{Capabilities, Logging, OutboundHttp};
 pub use condition::{ConditionType, Reason, Status, set_condition};
+pub use env::{EnvVar, EnvVarSource, KeyRef};
 pub use node::{NodeCapacity, NodeColdStart, NodeDensity, ServiceShare, WasmNode, WasmNodeSpec, WasmNodeStatus};
-pub use service::{
-    Artifact, Capabilities, ColdStart, Density, EnvVar, Grant, Image, Import, Instance, LocalObjectReference, Logging,
-    PlacementStatus, Quantiles, RevisionSpec, WasmService, WasmServiceSpec, WasmServiceStatus,
-};
+pub use placement::{Requests, Resources, TaintEffect, Toleration, TolerationOperator};
+pub use service::{Instance, LocalObjectReference, RevisionSpec, WasmService, WasmServiceSpec};
+pub use status::{Artifact, ColdStart, Density, Grant, Image, Import, PlacementStatus, Quantiles, WasmServiceStatus};
 
 /// API group of every Podless kind.
 pub const GROUP: &str = "podless.dev";

@@ -1,9 +1,14 @@
-//! `WasmService`: one WebAssembly component served over HTTP.
+//! `WasmService`: one WebAssembly component served over HTTP. Here is what makes a revision and what does not; the
+//! parts are in files of their own.
 
-use k8s_openapi::apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Condition};
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
+
+use crate::{Capabilities, EnvVar, Resources, Toleration, WasmServiceStatus, placement::node_selector_schema};
 
 /// A WebAssembly component served over HTTP, without pods: the operator pulls, audits and precompiles it once, and the
 /// shims of the chosen nodes serve it behind a Service of the same name.
@@ -17,6 +22,11 @@ use serde::{Deserialize, Serialize};
     shortname = "wsvc",
     category = "all",
     doc = "A WebAssembly component served over HTTP, without pods.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
     validation = Rule::new("self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name becomes the name of a Service: at most 63 lower-case letters, digits and '-', starting with a letter"),
     printcolumn = r#"{"name":"Ready","type":"string","description":"Whether this generation serves","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
     printcolumn = r#"{"name":"Replicas","type":"integer","description":"Units of capacity placed","jsonPath":".status.replicas"}"#,
@@ -36,10 +46,21 @@ pub struct WasmServiceSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
-    /// Units of capacity, each `concurrency` requests in flight, spread evenly over nodes. Not processes and not pods. Defaults to 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 10000))]
+    /// Units of capacity, each `concurrency` requests in flight, spread evenly over nodes. Not processes and not pods. 0 stops the service: it keeps its address, and every request is answered 503. `kubectl scale` and an HPA write this.
+    #[serde(default = "default_replicas", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "replicas_schema")]
     pub replicas: Option<i32>,
+    /// Labels that a node must have, all of them, to serve this.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "node_selector_schema")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints of nodes that this tolerates. A node with a taint NoSchedule or NoExecute that is not tolerated does not serve this; one with PreferNoSchedule is taken last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub tolerations: Vec<Toleration>,
+    /// What one replica takes of a node.
+    #[serde(default, skip_serializing_if = "Resources::is_empty")]
+    pub resources: Resources,
 }
 
 impl WasmServiceSpec {
@@ -49,6 +70,16 @@ impl WasmServiceSpec {
     }
 }
 
+// Not left out: GET of the scale subresource fails on an object without the field, and an HPA begins with that.
+fn default_replicas() -> Option<i32> {
+    Some(1)
+}
+
+// Not nullable: a null is then pruned and defaulted like a field that is not there.
+fn replicas_schema(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({"type": "integer", "format": "int32", "minimum": 0, "maximum": 10000})
+}
+
 /// The fields of a `WasmService` that make a revision.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -56,7 +87,7 @@ pub struct RevisionSpec {
     /// OCI reference of the component, by tag or digest, as in `registry.example.com/hello:1.0`. A tag is resolved once for each change of this object and pinned in status.
     #[schemars(length(min = 1, max = 512))]
     pub image: String,
-    /// Environment variables of the component.
+    /// Environment variables of the component; 1 MiB at most, all together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub env: Vec<EnvVar>,
@@ -92,38 +123,6 @@ pub struct LocalObjectReference {
     pub name: String,
 }
 
-/// One environment variable.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-pub struct EnvVar {
-    /// Name of the variable.
-    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_.-]*$"))]
-    pub name: String,
-    /// Value of the variable.
-    #[serde(default)]
-    #[schemars(length(max = 32768))]
-    pub value: String,
-}
-
-/// What a component is granted.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Capabilities {
-    /// Grants wasi:logging: what the component logs goes to the shim's log, as JSON lines with namespace and service.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub logging: Option<Logging>,
-}
-
-impl Capabilities {
-    /// True when nothing is granted.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// Grants wasi:logging; it has no settings.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-pub struct Logging {}
-
 /// Limits of one instance.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -154,142 +153,4 @@ fn memory_schema(_: &mut SchemaGenerator) -> Schema {
             "message": "must be a quantity from 1Mi to 128Mi"
         }]
     })
-}
-
-/// What the operator found and measured.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct WasmServiceStatus {
-    /// Generation of the object that this status speaks of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// Resolved, Audited, Precompiled, Placed, Available (something serves) and Ready (this generation serves).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
-    pub conditions: Vec<Condition>,
-    /// Address inside the cluster.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// The image that serves, pinned by digest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<Image>,
-    /// The interfaces that the component imports, and what each was granted.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub imports: Vec<Import>,
-    /// The precompiled artifacts, one for each target.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub artifacts: Vec<Artifact>,
-    /// Replicas that have been placed on nodes.
-    #[serde(default)]
-    pub replicas: i32,
-    /// Replicas on nodes that serve this generation.
-    #[serde(default)]
-    pub ready_replicas: i32,
-    /// Most instances that were live at once since the shims loaded this service, all nodes together.
-    #[serde(default)]
-    pub instances: i32,
-    /// What the service costs in memory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub density: Option<Density>,
-    /// How long cold starts took, since the shims loaded this service.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cold_start: Option<ColdStart>,
-    /// The nodes with the most replicas: ten at most, `density.nodes` counts them all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub placements: Vec<PlacementStatus>,
-}
-
-/// An image, pinned.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-pub struct Image {
-    /// The reference as it was written in the spec.
-    pub reference: String,
-    /// Digest of the manifest that the reference was resolved to.
-    pub digest: String,
-    /// Size of the component in bytes.
-    pub size: i64,
-}
-
-/// One imported interface.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-pub struct Import {
-    /// Name of the interface, as in `wasi:http/types@0.2.3`.
-    pub interface: String,
-    /// What was granted.
-    pub grant: Grant,
-}
-
-/// What an import was granted.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-pub enum Grant {
-    /// It works.
-    Granted,
-    /// It is linked, and there is nothing behind it: no file, no terminal.
-    Inert,
-    /// It was refused, and so was the component.
-    Denied,
-}
-
-/// One precompiled artifact.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Artifact {
-    /// Target triple of the machine code.
-    pub target: String,
-    /// Engine fingerprint: Wasmtime's version, its settings, target and CPU features.
-    pub fingerprint: String,
-    /// Size of the machine code in bytes.
-    pub size: i64,
-    /// Milliseconds that the compilation took when it was made.
-    pub compile_millis: i64,
-}
-
-/// What a service costs in memory.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Density {
-    /// Nodes that hold the service.
-    pub nodes: i32,
-    /// Bytes resident for this service, all nodes together: its code and its live instances.
-    pub resident_bytes: i64,
-    /// Resident bytes of one live instance, measured at the peak; absent before the first request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes_per_instance: Option<i64>,
-}
-
-/// How long cold starts took, by phase.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct ColdStart {
-    /// Requests that had to load or to instantiate.
-    pub count: i64,
-    /// Fetching, verifying and mapping the artifact on a node, and linking it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub load: Option<Quantiles>,
-    /// Making an instance.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub instantiate: Option<Quantiles>,
-    /// From the first byte of the request received to the first byte of the answer sent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_byte: Option<Quantiles>,
-}
-
-/// Quantiles of a duration, for people: `850µs`, `1.2ms`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-pub struct Quantiles {
-    /// Median.
-    pub p50: String,
-    /// 99th percentile.
-    pub p99: String,
-}
-
-/// What was placed on one node.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-pub struct PlacementStatus {
-    /// Name of the node.
-    pub node: String,
-    /// Replicas on it.
-    pub replicas: i32,
-    /// Whether it serves this generation.
-    pub ready: bool,
 }

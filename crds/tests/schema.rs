@@ -18,8 +18,10 @@ fn walk(path: &str, schema: &Value, check: &mut impl FnMut(&str, &Value)) {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         walk(&format!("{path}.{name}"), property, check);
     }
-    if !schema["items"].is_null() {
-        walk(&format!("{path}[]"), &schema["items"], check);
+    for (key, end) in [("items", "[]"), ("additionalProperties", ".*")] {
+        if !schema[key].is_null() {
+            walk(&format!("{path}{end}"), &schema[key], check);
+        }
     }
 }
 
@@ -32,9 +34,11 @@ fn every_property_is_described_and_structural() {
             assert!(property["description"].as_str().is_some_and(|text| text.len() > 5), "{path} has no description");
             let has_type = property["type"].is_string() || property["x-kubernetes-int-or-string"] == true;
             assert!(has_type, "{path} has no type, so the schema is not structural");
-            for key in ["$ref", "oneOf", "anyOf", "allOf", "not", "additionalProperties"] {
+            for key in ["$ref", "oneOf", "anyOf", "allOf", "not"] {
                 assert!(property.get(key).is_none(), "{path} has {key}");
             }
+            let is_map = property.get("additionalProperties").is_some();
+            assert!(!is_map || path.ends_with("spec.nodeSelector"), "{path} takes any field");
         });
         assert!(seen > 20, "{kind}: {seen} properties");
     }
@@ -44,13 +48,27 @@ fn every_property_is_described_and_structural() {
 fn what_users_write_is_bounded() {
     let [(_, service), _] = schemas();
     walk("spec", &service["properties"]["spec"], &mut |path, property| match property["type"].as_str() {
+        Some("string") if property["enum"].is_array() => {}
         Some("string") => assert!(property["maxLength"].is_u64(), "{path} has no maxLength"),
         Some("array") => assert!(property["maxItems"].is_u64(), "{path} has no maxItems"),
+        Some("object") if property.get("additionalProperties").is_some() => {
+            assert!(property["maxProperties"].is_u64(), "{path} has no maxProperties");
+        }
         Some("integer") => {
             assert!(property["minimum"].is_number() && property["maximum"].is_number(), "{path} has no range");
         }
+        // A number or a text: only a rule can bound it.
+        None => assert!(property["x-kubernetes-validations"].is_array(), "{path} has no rule"),
         _ => {}
     });
+}
+
+#[test]
+fn a_null_for_replicas_is_the_default() {
+    let [(_, service), _] = schemas();
+    let replicas = &service["properties"]["spec"]["properties"]["replicas"];
+    assert_eq!(replicas["default"], 1);
+    assert_ne!(replicas["nullable"], true, "a null would stay, and GET of the scale subresource fail");
 }
 
 #[test]
@@ -58,10 +76,58 @@ fn the_spec_is_flat_and_has_the_fields_that_work() {
     let [(_, service), _] = schemas();
     let mut fields: Vec<_> = service["properties"]["spec"]["properties"].as_object().expect("fields").keys().collect();
     fields.sort();
-    let want =
-        ["capabilities", "concurrency", "env", "image", "imagePullSecrets", "instance", "replicas", "timeoutSeconds"];
+    let want = [
+        "capabilities",
+        "concurrency",
+        "env",
+        "image",
+        "imagePullSecrets",
+        "instance",
+        "nodeSelector",
+        "replicas",
+        "resources",
+        "timeoutSeconds",
+        "tolerations",
+    ];
     assert_eq!(fields, want);
     assert_eq!(service["properties"]["spec"]["required"], serde_json::json!(["image"]));
+}
+
+#[test]
+fn it_can_be_scaled_from_the_first_moment() {
+    let crd = serde_json::to_value(WasmService::crd()).expect("JSON");
+    let version = &crd["spec"]["versions"][0];
+    let paths = serde_json::json!({
+        "specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas", "labelSelectorPath": ".status.selector",
+    });
+    assert_eq!(version["subresources"]["scale"], paths);
+    // GET /scale answers an error for an object without the field.
+    assert_eq!(version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["replicas"]["default"], 1);
+}
+
+#[test]
+fn a_reference_is_read_as_it_is_written() {
+    let spec = serde_json::json!({
+        "image": "r/a:1",
+        "env": [
+            {"name": "A", "value": "b"},
+            {"name": "C", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": true}}},
+        ],
+        "capabilities": {"outboundHttp": {"allowedHosts": ["https://a.example"], "allowedCidrs": ["10.0.0.0/8"]}},
+        "resources": {"requests": {"cpu": 2, "memory": "1Gi"}},
+        "nodeSelector": {"disk": "fast"},
+        "tolerations": [{"key": "k", "operator": "Exists", "effect": "NoExecute"}, {"key": "k", "value": "v"}],
+        "replicas": 0,
+    });
+    let read: podless_crds::WasmServiceSpec = serde_json::from_value(spec.clone()).expect("a spec");
+    assert_eq!(read.replicas(), 0);
+    let requests = &read.resources.requests;
+    assert_eq!(requests.cpu.as_ref().map(|q| q.0.as_str()), Some("2"), "a number is as good as a text");
+    let mut written = serde_json::to_value(&read).expect("JSON");
+    assert_eq!(written["tolerations"][1]["operator"], "Equal", "the default");
+    for field in ["env", "capabilities", "nodeSelector", "replicas"] {
+        assert_eq!(written[field].take(), spec[field], "{field}");
+    }
 }
 
 #[test]

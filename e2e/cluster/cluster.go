@@ -20,6 +20,8 @@ type cluster struct {
 	Bin   map[string]string // folder of the binaries of each module
 	// Cgroups are the hierarchies, and in each the group below which the nodes' groups are.
 	Cgroups []hierarchy
+	// DefaultBackoff leaves crashing containers to Kubernetes' own back-off: 10 s and more, up to 5 min.
+	DefaultBackoff bool
 }
 
 // slots is how many clusters can be up at the same time.
@@ -44,6 +46,9 @@ func (c *cluster) DNSServiceIP() string {
 
 func (c *cluster) APIServer() string { return "https://" + c.HostIP() + ":6443" }
 func (c *cluster) Registry() string  { return c.HostIP() + ":5000" }
+
+// gate is where the registry asks who is there, see gates.go.
+func (c *cluster) gate(kind string) string { return fmt.Sprintf("%s:%d", c.HostIP(), gatePorts[kind]) }
 
 // cacheDir is $PODLESS_CACHE, by default $HOME/.cache/podless, and in it the folder of this program.
 func cacheDir() string {
@@ -102,7 +107,7 @@ func running(name string) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c == nil || !c.alive("kube-apiserver") {
+	if c == nil || !c.alive("registry") { // not the API server: that may be stopped on purpose
 		return nil, fmt.Errorf("cluster %s is not up: run `cluster --name %s up`", name, name)
 	}
 	return c, nil

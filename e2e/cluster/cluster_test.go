@@ -67,6 +67,7 @@ func TestCertificatesAreTrustedByTheirOwnAuthorityOnly(t *testing.T) {
 		{"apiserver.crt", "ca.crt", "10.99.0.1", true},
 		{"apiserver.crt", "ca.crt", "172.30.0.1", false}, // another cluster's address
 		{"node-2-server.crt", "ca.crt", "172.30.3.12", true},
+		{"registry.crt", "ca.crt", "172.30.3.1", true},
 		{"etcd.crt", "etcd-ca.crt", "127.30.3.1", true},
 		{"etcd.crt", "ca.crt", "", false},
 		{"admin.crt", "etcd-ca.crt", "", false},

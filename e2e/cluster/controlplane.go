@@ -70,6 +70,8 @@ const apiserverFlags = `
 	--proxy-client-cert-file=$PKI/front-proxy.crt
 	--proxy-client-key-file=$PKI/front-proxy.key
 	--enable-aggregator-routing
+	--audit-policy-file=$STATE/audit/policy.yaml
+	--audit-log-path=$STATE/audit/audit.jsonl
 	--default-not-ready-toleration-seconds=20
 	--default-unreachable-toleration-seconds=20
 	--profiling=false`
@@ -98,8 +100,42 @@ const schedulerFlags = `
 	--leader-elect=false
 	--profiling=false`
 
-func (c *cluster) startControlPlane() error {
-	if err := c.startKube("etcd", etcdFlags); err != nil {
+// stoppable are the processes of the control plane that a verb kills and starts again.
+var stoppable = map[string]func(*cluster) error{
+	"etcd":           (*cluster).startEtcd,
+	"kube-apiserver": (*cluster).startAPIServer,
+}
+
+// controlPlaneVerb makes the verb that kills a process of the control plane, or starts it again with the data it had.
+func controlPlaneVerb(process string) func(string, []string) error {
+	return func(name string, args []string) error {
+		if len(args) != 1 || (args[0] != "stop" && args[0] != "start") {
+			return errUsage
+		}
+		c, err := running(name)
+		if err != nil {
+			return err
+		}
+		unlock, err := lock("cluster " + name)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		if args[0] == "stop" {
+			return c.kill(process)
+		}
+		if c.alive(process) {
+			return nil
+		}
+		return stoppable[process](c)
+	}
+}
+
+func (c *cluster) startEtcd() error { return c.startKube("etcd", etcdFlags) }
+
+// startAPIServer returns when the API server is ready. Its audit log tells every write, see config/audit.yaml.
+func (c *cluster) startAPIServer() error {
+	if err := render("audit.yaml", c.Dir("audit", "policy.yaml"), nil); err != nil {
 		return err
 	}
 	if err := c.startKube("kube-apiserver", apiserverFlags); err != nil {
@@ -109,8 +145,17 @@ func (c *cluster) startControlPlane() error {
 	if err != nil {
 		return err
 	}
+	return c.waitForProcess("kube-apiserver", "the API server", 2*time.Minute, api.ready)
+}
+
+func (c *cluster) auditLog() string { return c.Dir("audit", "audit.jsonl") }
+
+func (c *cluster) startControlPlane() error {
+	if err := c.startEtcd(); err != nil {
+		return err
+	}
 	// The controllers give up for good when the bootstrap roles of RBAC are not there yet.
-	if err := c.waitForProcess("kube-apiserver", "the API server", 2*time.Minute, api.ready); err != nil {
+	if err := c.startAPIServer(); err != nil {
 		return err
 	}
 	if err := c.startKube("kube-controller-manager", controllerManagerFlags); err != nil {
@@ -126,13 +171,22 @@ func (c *cluster) startRegistry() error {
 	if err := c.startKube("registry", "--dir $STATE/registry --address $HOST:5000"); err != nil {
 		return err
 	}
-	return c.waitForProcess("registry", "the registry", time.Minute, func() error {
-		response, err := http.Get("http://" + c.Registry() + "/v2/")
-		if err == nil {
-			response.Body.Close()
-		}
+	if err := c.start("registry-gates", c.Dir("cluster"), "inside-registry-gates", c.Dir("cluster.json")); err != nil {
 		return err
-	})
+	}
+	for process, address := range map[string]string{"registry": c.Registry(), "registry-gates": c.gate("bearer")} {
+		err := c.waitForProcess(process, process, time.Minute, func() error {
+			response, err := http.Get("http://" + address + "/v2/")
+			if err == nil {
+				response.Body.Close()
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *cluster) startDNS() error {

@@ -15,15 +15,22 @@ const usage = `cluster boots a real Kubernetes on this machine: nodes are Linux 
 usage: cluster [--name demo] VERB
 
   up [--nodes 3]                build what is missing, boot, wait until nodes and DNS are ready
+     [--default-backoff]        crashing containers wait as long as Kubernetes has it, not 2 s at most
   down                          end the cluster and undo everything that up did
   kubectl ARGS...               run kubectl against the cluster
   helm ARGS...                  run Helm against the cluster
   kubeconfig                    print the path of the administrator's kubeconfig
   registry                      print host:port of the OCI registry, the same from host, nodes and pods
+  registry basic|bearer|tls     print host:port at which the same registry wants a password, wants a token, speaks TLS
+  registry credentials          print user:password for these
+  registry authority            print the path of the certificate authority of the one with TLS
   bin                           build what is missing, print the folder of kubectl and helm; needs no cluster
   load IMAGE.tar...             give every node these OCI images, also nodes that come back later
   node off|on N                 cut the power of node N, or boot it again
   node stop|start N SERVICE     kill containerd, kubelet or kube-proxy and keep it dead, or start it again
+  apiserver stop|start          kill the API server and keep it dead, or start it again with the same data
+  etcd stop|start               the same for etcd
+  audit                         print the path of the API server's audit log: a line of JSON for each write
   node exec N -- CMD...         run a command inside node N
   client exec -- CMD...         run a command on a client machine beside the nodes, which uses the cluster's DNS
   logs DIR                      copy the logs of all components and pods into DIR
@@ -36,19 +43,23 @@ var verbs = map[string]func(name string, args []string) error{
 	"kubectl":    func(name string, args []string) error { return client(name, "kubectl", args) },
 	"helm":       func(name string, args []string) error { return client(name, "helm", args) },
 	"kubeconfig": show(func(c *cluster) string { return c.kubeconfig("admin") }),
-	"registry":   show(func(c *cluster) string { return c.Registry() }),
+	"registry":   registryVerb,
 	"bin":        bin,
 	"load":       load,
+	"apiserver":  controlPlaneVerb("kube-apiserver"),
+	"etcd":       controlPlaneVerb("etcd"),
+	"audit":      show((*cluster).auditLog),
 	"node":       nodeVerb,
 	"client":     clientVerb,
 	"logs":       saveLogs,
 }
 
-// inside are the verbs by which this program runs itself in the namespaces of a node or of the client.
+// inside are the verbs by which this program runs itself, most in the namespaces of a node or of the client.
 var inside = map[string]func(args []string) error{
-	"inside-node-join":   nodeJoin,
-	"inside-node-init":   nodeInit,
-	"inside-client-exec": clientInside,
+	"inside-node-join":      nodeJoin,
+	"inside-node-init":      nodeInit,
+	"inside-client-exec":    clientInside,
+	"inside-registry-gates": gates,
 }
 
 var errUsage = errors.New("usage")
@@ -109,6 +120,8 @@ func client(name, program string, args []string) error {
 		return err
 	}
 	os.Setenv("KUBECONFIG", c.kubeconfig("admin"))
+	// kubectl remembers by address which kinds a server has: an earlier cluster in this slot had others.
+	os.Setenv("KUBECACHEDIR", c.Dir("kubectl-cache"))
 	return become(append([]string{c.bin("kube", program)}, args...))
 }
 

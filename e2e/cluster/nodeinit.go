@@ -3,7 +3,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -61,20 +60,28 @@ func nodeInit(args []string) error {
 	return nil
 }
 
-// nodeFromArgs gets the path of cluster.json and the node's number. The environment has no PODLESS_CACHE in here: the
-// path says where the state is.
+// nodeFromArgs gets the path of cluster.json and the node's number.
 func nodeFromArgs(args []string) (node, error) {
 	if len(args) != 2 {
 		return node{}, errUsage
 	}
-	data, err := os.ReadFile(args[0])
+	c, err := clusterFromFile(args[0])
 	if err != nil {
 		return node{}, err
 	}
-	os.Setenv("PODLESS_CACHE", filepath.Join(args[0], "..", "..", ".."))
 	number, err := strconv.Atoi(args[1])
+	return node{c, number}, err
+}
+
+// clusterFromFile reads cluster.json for who has no PODLESS_CACHE: the path says where the state is.
+func clusterFromFile(path string) (*cluster, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	os.Setenv("PODLESS_CACHE", filepath.Join(path, "..", "..", ".."))
 	c := &cluster{}
-	return node{c, number}, errors.Join(err, json.Unmarshal(data, c))
+	return c, json.Unmarshal(data, c)
 }
 
 // configure writes the files of the node's services into /run.
@@ -82,6 +89,7 @@ func (n node) configure() error {
 	values := map[string]any{
 		"Name": n.Name(), "PodRange": n.PodRange(), "ClusterPodRange": n.cluster.PodRange(), "DNSServiceIP": n.DNSServiceIP(),
 		"Registry": n.Registry(), "PauseImage": pauseImage, "PKI": n.cluster.Dir("pki"), "Bin": n.Bin,
+		"DefaultBackoff": n.DefaultBackoff,
 	}
 	for template, path := range map[string]string{
 		"containerd.toml": "/run/podless/containerd.toml",

@@ -43,6 +43,7 @@ func (c *cluster) makePKI() error {
 		p.issue(kubernetes, n.Name(), member("system:node:"+n.Name(), "system:nodes"))
 		p.issue(kubernetes, n.Name()+"-server", pkix.Name{CommonName: n.Name()}, n.Name(), n.IP())
 	}
+	p.issue(kubernetes, "registry", pkix.Name{CommonName: "registry"}, c.HostIP())
 	p.keyPair("sa") // signs service account tokens
 
 	etcd := p.authority("etcd-ca", "etcd")

@@ -43,7 +43,7 @@ func lock(name string) (unlock func(), err error) {
 }
 
 // claim records a new cluster in the lowest free slot, and what it is about to change on the host.
-func claim(name string, nodes int, bin map[string]string) (*cluster, error) {
+func claim(name string, nodes int, defaultBackoff bool, bin map[string]string) (*cluster, error) {
 	unlock, err := lock("slots")
 	if err != nil {
 		return nil, err
@@ -59,12 +59,15 @@ func claim(name string, nodes int, bin map[string]string) (*cluster, error) {
 			return nil, err
 		}
 	}
+	if err := raiseInotify(); err != nil {
+		return nil, err
+	}
 	taken := map[int]bool{}
 	for _, other := range others {
 		taken[other.Slot] = true
 	}
 	for slot := range slots {
-		c := &cluster{Name: name, Slot: slot, Nodes: nodes, Boot: bootID(), Bin: bin}
+		c := &cluster{Name: name, Slot: slot, Nodes: nodes, Boot: bootID(), Bin: bin, DefaultBackoff: defaultBackoff}
 		if taken[slot] || c.collides() {
 			continue
 		}

@@ -7,6 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 )
 
 // kubeletSysctls is what kubelet sets when protectKernelDefaults is off (pkg/kubelet/cm, setupKernelTunables).
@@ -18,6 +21,12 @@ var kubeletSysctls = []string{
 	"kernel/keys/root_maxkeys",
 	"kernel/keys/root_maxbytes",
 }
+
+// What all processes of root share: a node takes about ten, a desktop some dozens, and the kernel's default is 128.
+const (
+	inotifyInstances     = "fs/inotify/max_user_instances"
+	wantInotifyInstances = 1024
+)
 
 type savedSysctls struct {
 	Boot   string
@@ -32,7 +41,7 @@ func saveSysctls() error {
 		return err
 	}
 	now := savedSysctls{Boot: bootID(), Values: map[string]string{}}
-	for _, name := range kubeletSysctls {
+	for _, name := range append(slices.Clone(kubeletSysctls), inotifyInstances) {
 		value, err := os.ReadFile(filepath.Join("/proc/sys", name))
 		if err != nil {
 			return err
@@ -44,6 +53,19 @@ func saveSysctls() error {
 		return err
 	}
 	return os.WriteFile(sysctlFile(), data, 0o600)
+}
+
+// raiseInotify lets as many watch files as the nodes need.
+func raiseInotify() error {
+	file := filepath.Join("/proc/sys", inotifyInstances)
+	value, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if now, err := strconv.Atoi(strings.TrimSpace(string(value))); err != nil || now >= wantInotifyInstances {
+		return err
+	}
+	return os.WriteFile(file, []byte(strconv.Itoa(wantInotifyInstances)), 0)
 }
 
 func restoreSysctls() error {

@@ -12,12 +12,15 @@ import (
 )
 
 // controlPlane are the processes without which there is no cluster.
-var controlPlane = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "registry", "coredns"}
+var controlPlane = []string{
+	"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "registry", "registry-gates", "coredns",
+}
 
 func up(name string, args []string) error {
 	flags := flag.NewFlagSet("up", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	nodes := flags.Int("nodes", 0, "")
+	defaultBackoff := flags.Bool("default-backoff", false, "")
 	if flags.Parse(args) != nil || flags.NArg() > 0 {
 		return errUsage
 	}
@@ -42,6 +45,9 @@ func up(name string, args []string) error {
 		if *nodes != 0 && *nodes != c.Nodes {
 			return fmt.Errorf("cluster %s is up with %d nodes: run `cluster --name %s down` first", name, c.Nodes, name)
 		}
+		if *defaultBackoff && !c.DefaultBackoff {
+			return fmt.Errorf("cluster %s is up with a short back-off: run `cluster --name %s down` first", name, name)
+		}
 		if err := c.revive(); err != nil {
 			return err
 		}
@@ -54,7 +60,7 @@ func up(name string, args []string) error {
 		if *nodes == 0 {
 			*nodes = 3
 		}
-		if c, err = boot(name, *nodes); err != nil {
+		if c, err = boot(name, *nodes, *defaultBackoff); err != nil {
 			return err
 		}
 	}
@@ -64,12 +70,12 @@ func up(name string, args []string) error {
 }
 
 // boot starts a cluster of which nothing is there.
-func boot(name string, nodes int) (*cluster, error) {
+func boot(name string, nodes int, defaultBackoff bool) (*cluster, error) {
 	bin, err := buildAll()
 	if err != nil {
 		return nil, err
 	}
-	c, err := claim(name, nodes, bin)
+	c, err := claim(name, nodes, defaultBackoff, bin)
 	if err != nil {
 		return nil, err
 	}

@@ -5,16 +5,13 @@ use std::{
     fs::File,
     net::SocketAddr,
     os::fd::AsFd,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
+use futures::future::join_all;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
@@ -52,25 +49,32 @@ where
     T: Send + 'static,
     F: AsyncFnOnce() -> Result<T> + Send + 'static,
 {
-    joined(client_thread(task)?).await
+    joined(spawn(Some(namespace()?), task)).await
 }
 
 /// Waits for a client thread without blocking the test's own.
-async fn joined<T: Send + 'static>(thread: JoinHandle<Result<T>>) -> Result<T> {
+pub(crate) async fn joined<T: Send + 'static>(thread: JoinHandle<Result<T>>) -> Result<T> {
     tokio::task::spawn_blocking(move || thread.join().map_err(|_| anyhow!("the client thread panicked"))?).await?
 }
 
-fn client_thread<T, F>(task: F) -> Result<JoinHandle<Result<T>>>
+/// The cluster's client namespace.
+pub(crate) fn namespace() -> Result<File> {
+    let path = crate::env("PODLESS_CLIENT_NETNS")?;
+    File::open(&path).with_context(|| format!("the client's namespace {path}"))
+}
+
+/// Runs something on a thread of its own, with its sockets in a network namespace if one is given.
+pub(crate) fn spawn<T, F>(namespace: Option<File>, task: F) -> JoinHandle<Result<T>>
 where
     T: Send + 'static,
     F: AsyncFnOnce() -> Result<T> + Send + 'static,
 {
-    let path = crate::env("PODLESS_CLIENT_NETNS")?;
-    let namespace = File::open(&path).with_context(|| format!("the client's namespace {path}"))?;
-    Ok(std::thread::spawn(move || {
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+    std::thread::spawn(move || {
+        if let Some(namespace) = namespace {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+        }
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(task())
-    }))
+    })
 }
 
 /// One GET on a connection of its own.
@@ -83,6 +87,26 @@ pub async fn get(target: &Target, path: &str) -> Result<Answer> {
 pub async fn post(target: &Target, path: &str, body: Vec<u8>) -> Result<Answer> {
     let (target, path) = (target.clone(), path.to_owned());
     in_client(async move || request(&target, Method::POST, &path, body.into()).await).await
+}
+
+/// Asks each of these until all have answered 200; an error names those that have not within this time.
+pub async fn all_serve(targets: &[Target], within: Duration) -> Result<()> {
+    let targets = targets.to_vec();
+    in_client(async move || {
+        let asked = targets.into_iter().map(async |target| {
+            let until_served = async {
+                while !request(&target, Method::GET, "/", Bytes::new()).await.is_ok_and(|a| a.status == StatusCode::OK)
+                {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            tokio::time::timeout(within, until_served).await.is_err().then_some(target.host)
+        });
+        let silent: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+        ensure!(silent.is_empty(), "{} services do not serve within {within:?}: {}", silent.len(), silent.join(", "));
+        Ok(())
+    })
+    .await
 }
 
 async fn request(target: &Target, method: Method, path: &str, body: Bytes) -> Result<Answer> {
@@ -101,58 +125,4 @@ async fn request(target: &Target, method: Method, path: &str, body: Bytes) -> Re
         anyhow::Ok(Answer { status: head.status, headers: head.headers, body, first_byte })
     };
     tokio::time::timeout(PATIENCE, exchange).await.context("no answer within 45 s")?
-}
-
-/// Requests one after another, each on a connection of its own, until it is stopped.
-pub struct Traffic {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Outage>>,
-}
-
-/// What continuous traffic saw.
-#[derive(Debug, Default)]
-pub struct Outage {
-    /// Requests sent.
-    pub sent: usize,
-    /// Requests that were not answered 200, with what was seen instead.
-    pub failed: Vec<String>,
-    /// Longest time between two answers of 200.
-    pub longest_gap: Duration,
-}
-
-impl Traffic {
-    /// Starts sending, a request every 20 ms or as fast as they are answered, for two minutes at most.
-    pub fn start(target: &Target) -> Result<Self> {
-        let (target, stop) = (target.clone(), Arc::new(AtomicBool::new(false)));
-        let flag = stop.clone();
-        let thread = client_thread(async move || {
-            // kube-proxy hears of new endpoints a moment after status does: what counts begins with the first answer.
-            request(&target, Method::GET, "/", Bytes::new()).await?;
-            let mut seen = Outage::default();
-            let (start, mut last_good) = (Instant::now(), Instant::now());
-            while !flag.load(Ordering::Relaxed) && start.elapsed() < Duration::from_secs(120) {
-                seen.sent += 1;
-                let patience = Duration::from_millis(500);
-                match tokio::time::timeout(patience, request(&target, Method::GET, "/", Bytes::new())).await {
-                    Ok(Ok(answer)) if answer.status == StatusCode::OK => {
-                        seen.longest_gap = seen.longest_gap.max(last_good.elapsed());
-                        last_good = Instant::now();
-                    }
-                    Ok(Ok(answer)) => seen.failed.push(format!("{} {}", answer.status, answer.body)),
-                    Ok(Err(error)) => seen.failed.push(format!("{error:#}")),
-                    Err(_) => seen.failed.push("no answer within 500 ms".to_owned()),
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            seen.longest_gap = seen.longest_gap.max(last_good.elapsed());
-            Ok(seen)
-        })?;
-        Ok(Self { stop, thread })
-    }
-
-    /// Stops, and tells what was seen.
-    pub async fn stop(self) -> Result<Outage> {
-        self.stop.store(true, Ordering::Relaxed);
-        joined(self.thread).await
-    }
 }

@@ -1,13 +1,19 @@
 //! The cluster: its API, its nodes and the verbs of the harness. IO.
 
-use std::process::Stdio;
+use std::{process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, Client, api::ListParams};
+use serde_json::json;
 use tokio::process::Command;
 
 use crate::{Namespace, RELEASE_NAMESPACE, Registry, env};
+
+/// A shell line that prints the id of the process that serves on a node: its parent holds the sockets.
+pub const SERVING_SHIM: &str = "pgrep -x podless-serve";
+/// A shell line that prints the id of that parent, the first process of the shim's container.
+pub const SUPERVISING_SHIM: &str = "pgrep -x podless-shim | head -1";
 
 /// A handle on the test cluster.
 pub struct Cluster {
@@ -59,6 +65,46 @@ impl Cluster {
         let mut names: Vec<_> = nodes.into_iter().filter_map(|n| n.metadata.name).collect();
         names.sort();
         Ok(names)
+    }
+
+    /// A further address of the registry: `basic` wants a password, `bearer` a token, `tls` speaks TLS.
+    pub async fn gate(&self, kind: &str) -> Result<String> {
+        self.harness(&["registry", kind]).await
+    }
+
+    /// A secret's `.dockerconfigjson` with the login for an address of the registry.
+    pub async fn login(&self, address: &str) -> Result<String> {
+        let credentials = self.harness(&["registry", "credentials"]).await?;
+        let (username, password) = credentials.split_once(':').context("user:password")?;
+        Ok(json!({"auths": {address: {"username": username, "password": password}}}).to_string())
+    }
+
+    /// The harness's number of the node of this name.
+    pub async fn number(&self, node: &str) -> Result<usize> {
+        let position = self.nodes().await?.iter().position(|name| name == node);
+        Ok(position.with_context(|| format!("no node {node}"))? + 1)
+    }
+
+    /// The process that serves on a node, as the node counts processes.
+    pub async fn serving_shim(&self, node: &str) -> Result<String> {
+        self.on_node(self.number(node).await?, SERVING_SHIM).await
+    }
+
+    /// How long the first process of the shim's container on a node has been running.
+    pub async fn shim_age(&self, node: &str) -> Result<Duration> {
+        let ask = format!("cut -d' ' -f1 /proc/uptime; cut -d' ' -f22 /proc/$({SUPERVISING_SHIM})/stat");
+        let answer = self.on_node(self.number(node).await?, &ask).await?;
+        let (uptime, started) = answer.split_once('\n').context("two numbers")?;
+        // proc_pid_stat(5) counts in ticks, a hundred to the second.
+        Ok(Duration::try_from_secs_f64(uptime.parse::<f64>()? - started.parse::<f64>()? / 100.0)?)
+    }
+
+    /// How often the shim's container on a node was started again.
+    pub async fn shim_restarts(&self, node: &str) -> Result<i32> {
+        let shims = self.shims().await?;
+        let (_, pod) = shims.iter().find(|(on, _)| on == node).with_context(|| format!("no shim on {node}"))?;
+        let status = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref()?.first());
+        Ok(status.context("the shim's container has no status")?.restart_count)
     }
 
     /// Every Event about an object of this name.

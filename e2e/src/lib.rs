@@ -7,17 +7,24 @@
 
 mod client;
 mod cluster;
+mod loss;
 mod registry;
 mod service;
 
-pub use client::{Answer, Outage, Target, Traffic, get, post};
-pub use cluster::Cluster;
+pub use client::{Answer, Target, all_serve, get, post};
+pub use cluster::{Cluster, SERVING_SHIM, SUPERVISING_SHIM};
+pub use loss::{Guest, Kind, Lane, Loss, Plan, Report, Traffic};
 pub use registry::{COMPONENT, Registry};
 pub use service::{Namespace, condition, is, wasm_service};
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+
+/// Whether the tests take their long forms, as `make soak` asks for.
+pub fn soak() -> bool {
+    std::env::var("PODLESS_SOAK").is_ok_and(|value| value == "1")
+}
 
 /// Release namespace of Podless on the test cluster.
 pub const RELEASE_NAMESPACE: &str = "podless-system";

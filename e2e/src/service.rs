@@ -49,10 +49,11 @@ impl Namespace {
         .await
     }
 
-    /// Deletes the namespace: the last line of a test that went well.
+    /// Deletes the namespace: the last line of a test that went well. Nobody waits for its end, which takes Kubernetes
+    /// some seconds; who wants the name again does.
     pub async fn delete(self) -> Result<()> {
         Api::<core::Namespace>::all(self.kube.clone()).delete(&self.name, &DeleteParams::background()).await?;
-        self.gone().await
+        Ok(())
     }
 
     /// The WasmServices of this namespace.
@@ -68,6 +69,16 @@ impl Namespace {
     /// The EndpointSlices of this namespace.
     pub fn slices(&self) -> Api<EndpointSlice> {
         Api::namespaced(self.kube.clone(), &self.name)
+    }
+
+    /// Makes a secret with logins for registries, as `kubectl create secret docker-registry` does.
+    pub async fn pull_secret(&self, name: &str, docker_config: &str) -> Result<()> {
+        let secret = serde_json::from_value(json!({
+            "metadata": {"name": name}, "type": "kubernetes.io/dockerconfigjson",
+            "stringData": {".dockerconfigjson": docker_config}
+        }))?;
+        Api::<core::Secret>::namespaced(self.kube.clone(), &self.name).create(&Default::default(), &secret).await?;
+        Ok(())
     }
 
     /// The one EndpointSlice of a service.

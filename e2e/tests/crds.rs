@@ -3,7 +3,7 @@
 use anyhow::Result;
 use kube::{
     Api,
-    api::{Patch, PatchParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, TypeMeta},
 };
 use podless_crds::WasmService;
 use podless_e2e::{Cluster, wasm_service};
@@ -18,6 +18,13 @@ fn table() -> Vec<(&'static str, Value, Option<&'static str>)> {
     };
     let long = "x".repeat(600);
     let many_env: Vec<_> = (0..257).map(|i| json!({"name": format!("V{i}"), "value": ""})).collect();
+    let env = |variable: Value| with("env", json!([variable]));
+    let from = |source: Value| env(json!({"name": "A", "valueFrom": source}));
+    let key = json!({"name": "s", "key": "k"});
+    let hosts = |host: &str| with("capabilities", json!({"outboundHttp": {"allowedHosts": [host]}}));
+    let cidrs = |cidr: &str| with("capabilities", json!({"outboundHttp": {"allowedCidrs": [cidr]}}));
+    let requests = |field: &str, value: Value| with("resources", json!({"requests": {field: value}}));
+    let toleration = |toleration: Value| with("tolerations", json!([toleration]));
     vec![
         ("the least", json!({"image": "a"}), None),
         ("no image", json!({}), Some("spec.image")),
@@ -26,18 +33,51 @@ fn table() -> Vec<(&'static str, Value, Option<&'static str>)> {
         ("image is a number", json!({"image": 5}), Some("spec.image")),
         ("a field that there is not", with("imagee", json!("a")), Some("imagee")),
         ("replicas", with("replicas", json!(3)), None),
-        ("replicas 0", with("replicas", json!(0)), Some("spec.replicas")),
+        ("replicas 0", with("replicas", json!(0)), None),
         ("replicas negative", with("replicas", json!(-1)), Some("spec.replicas")),
         ("replicas too many", with("replicas", json!(10_001)), Some("spec.replicas")),
         ("replicas a text", with("replicas", json!("3")), Some("spec.replicas")),
+        ("replicas a fraction", with("replicas", json!(1.5)), Some("spec.replicas")),
         ("env", with("env", json!([{"name": "A", "value": "b"}, {"name": "B"}])), None),
         ("env twice", with("env", json!([{"name": "A"}, {"name": "A"}])), Some("env")),
-        ("env without a name", with("env", json!([{"value": "b"}])), Some("name")),
-        ("env with a bad name", with("env", json!([{"name": "1=2"}])), Some("spec.env")),
-        ("env a number", with("env", json!([{"name": "A", "value": 5}])), Some("spec.env")),
+        ("env without a name", env(json!({"value": "b"})), Some("name")),
+        ("env with a bad name", env(json!({"name": "1=2"})), Some("spec.env[0].name")),
+        ("env a number", env(json!({"name": "A", "value": 5})), Some(".value")),
+        ("env too long", env(json!({"name": "A", "value": "x".repeat(40_000)})), Some("spec.env[0].value")),
         ("env too many", with("env", json!(many_env)), Some("spec.env")),
+        ("env from a secret", from(json!({"secretKeyRef": key})), None),
+        ("env from a map", from(json!({"configMapKeyRef": {"name": "m", "key": "k", "optional": true}})), None),
+        ("env from nothing", from(json!({})), Some("spec.env[0].valueFrom")),
+        ("env from two", from(json!({"secretKeyRef": key, "configMapKeyRef": key})), Some("spec.env[0].valueFrom")),
+        ("env from a field", from(json!({"fieldRef": {"fieldPath": "metadata.name"}})), Some("fieldRef")),
+        ("env from a secret without key", from(json!({"secretKeyRef": {"name": "s"}})), Some("secretKeyRef.key")),
+        ("env from a path", from(json!({"secretKeyRef": {"name": "../s", "key": "k"}})), Some("secretKeyRef.name")),
+        ("env from a bad key", from(json!({"secretKeyRef": {"name": "s", "key": "a/b"}})), Some("secretKeyRef.key")),
+        (
+            "env with a value and a source",
+            env(json!({"name": "A", "value": "b", "valueFrom": {"secretKeyRef": key}})),
+            Some("spec.env[0]"),
+        ),
         ("logging", with("capabilities", json!({"logging": {}})), None),
         ("a capability that there is not", with("capabilities", json!({"sockets": {}})), Some("sockets")),
+        ("no host", with("capabilities", json!({"outboundHttp": {}})), None),
+        ("a host", hosts("https://api.example.com"), None),
+        ("a host with a port", hosts("http://api.example.com:8080"), None),
+        ("all below a name", hosts("https://*.example.com"), None),
+        ("every host", hosts("https://*"), None),
+        ("an address", hosts("http://10.1.2.3"), None),
+        ("an address in brackets", hosts("http://[fd00::1]:80"), None),
+        ("a host without scheme", hosts("api.example.com"), Some("allowedHosts[0]")),
+        ("a host with another scheme", hosts("ftp://a.example"), Some("allowedHosts[0]")),
+        ("a host with a path", hosts("https://a.example/path"), Some("allowedHosts[0]")),
+        ("a host with credentials", hosts("https://u:p@a.example"), Some("allowedHosts[0]")),
+        ("a host with port 0", hosts("https://a.example:0"), Some("allowedHosts[0]")),
+        ("a host with port 65536", hosts("https://a.example:65536"), Some("allowedHosts[0]")),
+        ("a star within a name", hosts("https://a*.example"), Some("allowedHosts[0]")),
+        ("a range", cidrs("10.96.0.0/12"), None),
+        ("a range of 128 bits", cidrs("fd00::/8"), None),
+        ("a range that is an address", cidrs("10.96.0.1"), Some("allowedCidrs[0]")),
+        ("a range that is too narrow", cidrs("10.96.0.0/33"), Some("allowedCidrs[0]")),
         ("memory", with("instance", json!({"memory": "32Mi"})), None),
         ("memory at its edges", with("instance", json!({"memory": "134217728"})), None),
         ("memory too small", with("instance", json!({"memory": "1Ki"})), Some("spec.instance.memory")),
@@ -48,6 +88,29 @@ fn table() -> Vec<(&'static str, Value, Option<&'static str>)> {
         ("timeout too long", with("timeoutSeconds", json!(3601)), Some("spec.timeoutSeconds")),
         ("concurrency", with("concurrency", json!(1)), None),
         ("concurrency 0", with("concurrency", json!(0)), Some("spec.concurrency")),
+        ("concurrency too high", with("concurrency", json!(10_001)), Some("spec.concurrency")),
+        ("cpu", requests("cpu", json!("50m")), None),
+        ("cpu a number", requests("cpu", json!(2)), None),
+        ("cpu negative", requests("cpu", json!("-1")), Some("spec.resources.requests.cpu")),
+        ("cpu no quantity", requests("cpu", json!("much")), Some("spec.resources.requests.cpu")),
+        ("cpu too many", requests("cpu", json!(1001)), Some("spec.resources.requests.cpu")),
+        ("memory request", requests("memory", json!("128Mi")), None),
+        ("memory request too large", requests("memory", json!("2Ti")), Some("spec.resources.requests.memory")),
+        ("a request of something else", requests("gpu", json!(1)), Some("gpu")),
+        ("limits", with("resources", json!({"limits": {"cpu": 1}})), Some("limits")),
+        ("node selector", with("nodeSelector", json!({"kubernetes.io/os": "linux", "empty": ""})), None),
+        ("node selector with a number", with("nodeSelector", json!({"a": 5})), Some("spec.nodeSelector.a")),
+        ("node selector with no label", with("nodeSelector", json!({"a": "b c"})), Some("spec.nodeSelector.a")),
+        ("toleration", toleration(json!({"key": "a", "value": "b", "effect": "NoSchedule"})), None),
+        ("toleration of all", toleration(json!({"operator": "Exists"})), None),
+        ("toleration without key", toleration(json!({"value": "b"})), Some("spec.tolerations[0]")),
+        (
+            "toleration of all with a value",
+            toleration(json!({"key": "a", "operator": "Exists", "value": "b"})),
+            Some("spec.tolerations[0]"),
+        ),
+        ("toleration by another operator", toleration(json!({"key": "a", "operator": "In"})), Some("operator")),
+        ("toleration of another effect", toleration(json!({"key": "a", "effect": "Always"})), Some("effect")),
         ("pull secret", with("imagePullSecrets", json!([{"name": "regcred"}])), None),
         ("pull secret with a path", with("imagePullSecrets", json!([{"name": "../a?watch=true"}])), Some("name")),
         ("pull secret without a name", with("imagePullSecrets", json!([{}])), Some("name")),
@@ -72,6 +135,31 @@ async fn specs_are_taken_or_refused_with_the_field_named() -> Result<()> {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(table().iter().filter(|(_, _, refusal)| refusal.is_some()).count() >= 40);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_yaml_of_another_version_or_kind_is_refused() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    for (version, kind, code) in [("podless.dev/v1", "WasmService", 404), ("podless.dev/v1alpha1", "WasmServices", 404)]
+    {
+        let gvk = GroupVersionKind::try_from(&TypeMeta { api_version: version.into(), kind: kind.into() })?;
+        let resource = ApiResource::from_gvk_with_plural(&gvk, &format!("{}s", kind.to_lowercase()));
+        let api = Api::<DynamicObject>::namespaced_with(cluster.kube.clone(), "default", &resource);
+        let mut object = wasm_service("version", json!({"image": "a"}));
+        (object["apiVersion"], object["kind"]) = (json!(version), json!(kind));
+        let answer = api.patch("version", &PatchParams::apply("e2e"), &Patch::Apply(object)).await;
+        let Err(kube::Error::Api(status)) = answer else { panic!("{version} {kind}: {answer:?}") };
+        assert_eq!(status.code, code, "{status:?}");
+    }
+    // What was sent to the right place under another name is told so, too.
+    let api = Api::<WasmService>::namespaced(cluster.kube.clone(), "default");
+    let mut object = wasm_service("version", json!({"image": "a"}));
+    object["apiVersion"] = json!("podless.dev/v1");
+    let answer = api.patch("version", &PatchParams::apply("e2e"), &Patch::Apply(object)).await;
+    let Err(kube::Error::Api(status)) = answer else { panic!("{answer:?}") };
+    assert!(status.code == 400 && status.message.contains("podless.dev/v1"), "{status:?}");
     Ok(())
 }
 
@@ -98,6 +186,7 @@ async fn defaults_are_filled_in_by_the_api_server() -> Result<()> {
     let spec = serde_json::to_value(api.patch("defaults", &params, &Patch::Apply(object)).await?.spec)?;
     assert_eq!(spec["timeoutSeconds"], 30);
     assert_eq!(spec["concurrency"], 100);
+    assert_eq!(spec["replicas"], 1);
     assert_eq!(spec["instance"]["memory"], "64Mi");
     Ok(())
 }

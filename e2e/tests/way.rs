@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 use http::StatusCode;
 use kube::{Api, api::DeleteParams};
 use podless_crds::{ConditionType, Grant, WasmNode};
-use podless_e2e::{Cluster, Target, Traffic, eventually, get, is};
+use podless_e2e::{Cluster, SERVING_SHIM, Target, eventually, get, is};
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -94,8 +94,7 @@ async fn a_nodes_resident_bytes_are_those_of_proc() -> Result<()> {
     let nodes = Api::<WasmNode>::all(cluster.kube.clone());
     for (number, name) in cluster.nodes().await?.iter().enumerate() {
         eventually(&format!("{name} tells what /proc tells"), PATIENCE, async || {
-            let pid_status = "cat /proc/$(pgrep -x podless-shim | head -1)/status";
-            let proc = cluster.on_node(number + 1, pid_status).await?;
+            let proc = cluster.on_node(number + 1, &format!("cat /proc/$({SERVING_SHIM})/status")).await?;
             let rss = proc.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("VmRSS")?;
             let rss = rss.trim().trim_end_matches(" kB").parse::<f64>()? * 1024.0;
             let density = nodes.get(name).await?.status.context("a status")?.density;
@@ -133,41 +132,6 @@ async fn one_name_in_two_namespaces_is_two_services() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_update_loses_no_request() -> Result<()> {
-    let cluster = Cluster::connect().await?;
-    let namespace = cluster.namespace("e2e-update").await?;
-    let image = cluster.registry.push_guest("hello", "e2e/update:1").await?;
-    let spec =
-        |greeting: &str| json!({"image": image, "replicas": 2, "env": [{"name": "GREETING", "value": greeting}]});
-    namespace.apply("hello", spec("before")).await?;
-    namespace.ready("hello").await?;
-    let target = namespace.target("hello").await?;
-    assert!(body(&target).await?.contains("before"));
-    let before = namespace.slice("hello").await?;
-
-    let traffic = Traffic::start(&target)?;
-    namespace.apply("hello", spec("after")).await?;
-    namespace.ready("hello").await?;
-    assert!(body(&target).await?.contains("after"));
-    // Another image under the same name, too.
-    let other = cluster.registry.push_guest("probe", "e2e/update:2").await?;
-    namespace.apply("hello", json!({"image": other, "replicas": 2})).await?;
-    namespace.ready("hello").await?;
-    let seen = traffic.stop().await?;
-    assert!(seen.failed.is_empty() && seen.sent > 10, "{seen:?}");
-
-    let after = namespace.slice("hello").await?;
-    assert_eq!(before.ports, after.ports, "the port stays");
-    let nodes = |slice: &k8s_openapi::api::discovery::v1::EndpointSlice| {
-        let mut nodes: Vec<_> = slice.endpoints.iter().filter_map(|e| e.node_name.clone()).collect();
-        nodes.sort();
-        nodes
-    };
-    assert_eq!(nodes(&before), nodes(&after), "nothing moves without need");
-    namespace.delete().await
-}
-
-#[tokio::test]
 async fn replicas_spread_over_nodes_and_move_little() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let namespace = cluster.namespace("e2e-spread").await?;
@@ -195,8 +159,7 @@ async fn delete_leaves_nothing() -> Result<()> {
     namespace.apply("hello", json!({"image": image, "replicas": 3})).await?;
     namespace.ready("hello").await?;
     let port = namespace.slice("hello").await?.ports.context("ports")?[0].port.context("a port")?;
-    let listening =
-        format!("cat /proc/$(pgrep -x podless-shim | head -1)/net/tcp* | grep -ci ':{port:04X} .* 0A ' || true");
+    let listening = format!("cat /proc/$({SERVING_SHIM})/net/tcp* | grep -ci ':{port:04X} .* 0A ' || true");
     assert_ne!(cluster.on_node(1, &listening).await?, "0", "the shim listens on the service's port");
 
     namespace.services().delete("hello", &DeleteParams::default()).await?;
@@ -225,6 +188,27 @@ async fn a_wasi_0_3_component_serves() -> Result<()> {
     namespace.apply("hello", json!({"image": image})).await?;
     namespace.ready("hello").await?;
     assert!(body(&namespace.target("hello").await?).await?.contains("Hello"));
+    namespace.delete().await
+}
+
+#[tokio::test]
+async fn private_registries_and_their_authorities_are_known() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let namespace = cluster.namespace("e2e-private").await?;
+    cluster.registry.push_guest("hello", "e2e/private:1").await?;
+    for door in ["basic", "bearer", "tls"] {
+        let address = cluster.gate(door).await?;
+        let mut spec = json!({"image": format!("{address}/e2e/private:1")});
+        if door != "tls" {
+            namespace.pull_secret(door, &cluster.login(&address).await?).await?;
+            spec["imagePullSecrets"] = json!([{"name": door}]);
+        }
+        namespace.apply(door, spec).await?;
+    }
+    for door in ["basic", "bearer", "tls"] {
+        namespace.ready(door).await?;
+        assert!(body(&namespace.target(door).await?).await?.contains("Hello"), "{door}");
+    }
     namespace.delete().await
 }
 

@@ -64,6 +64,10 @@ pub struct RunArgs {
     /// Domain of the cluster, for the URLs in status.
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// Seconds that a new authority or seal key is published before it is used, and an old one after: longer than the
+    /// kubelets take to bring a changed ConfigMap into pods.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub trust_overlap_seconds: u64,
     /// How to write the log; what to write is decided by RUST_LOG.
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,

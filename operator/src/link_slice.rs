@@ -4,16 +4,15 @@
 use std::{net::IpAddr, time::Duration};
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
-use kube::{
-    Api, Client, Resource,
-    api::{Patch, PatchParams},
-};
-use podless_crds::{FIELD_MANAGER, MANAGED_BY};
+use kube::{Api, Client, Resource};
+use podless_crds::MANAGED_BY;
 use podless_link::LINK_SERVICE;
 use serde_json::json;
 
-/// How often the slice is put right, should somebody have changed it.
-const REPAIR: Duration = Duration::from_secs(30);
+use crate::keep;
+
+/// How often it is looked whether the slice is right.
+const REPAIR: Duration = Duration::from_secs(5);
 
 /// Where this replica is.
 #[derive(Clone, Debug)]
@@ -68,7 +67,6 @@ async fn apply(client: &Client, here: &Here) -> Result<(), kube::Error> {
             "targetRef": {"kind": "Pod", "name": here.pod, "namespace": here.namespace},
         }],
     });
-    let slices = Api::<EndpointSlice>::namespaced(client.clone(), &here.namespace);
-    slices.patch(LINK_SERVICE, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&body)).await?;
+    keep::keep(&Api::<EndpointSlice>::namespaced(client.clone(), &here.namespace), LINK_SERVICE, body).await?;
     Ok(())
 }

@@ -16,6 +16,16 @@ struct ResultLabel {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KeyLabel {
+    key: &'static str,
+}
+
 /// The operator's metrics. Clones share their values.
 #[derive(Clone)]
 pub struct Metrics {
@@ -28,6 +38,12 @@ pub struct Metrics {
     services: Gauge,
     leader: Gauge,
     status_writes: Counter,
+    takeovers: Counter,
+    fenced_writes: Counter,
+    link_refusals: Family<ReasonLabel, Counter>,
+    ejections: Counter,
+    ejected: Gauge,
+    key_renewals: Family<KeyLabel, Counter>,
 }
 
 impl Default for Metrics {
@@ -39,6 +55,9 @@ impl Default for Metrics {
         let builds = Family::default();
         let (sessions, services, leader) = (Gauge::default(), Gauge::default(), Gauge::default());
         let status_writes = Counter::<u64, AtomicU64>::default();
+        let (takeovers, fenced_writes, ejections) = (Counter::default(), Counter::default(), Counter::default());
+        let (link_refusals, key_renewals) = (Family::default(), Family::default());
+        let ejected = Gauge::default();
         let mut r = Registry::with_prefix("podless_operator");
         r.register("reconciles", "Reconciles by result: done, rejected or error", reconciles.clone());
         r.register_with_unit("reconcile", "Time of a reconcile", Unit::Seconds, reconcile_seconds.clone());
@@ -48,8 +67,30 @@ impl Default for Metrics {
         r.register("services", "WasmServices there are", services.clone());
         r.register("leader", "1 on the replica that leads", leader.clone());
         r.register("status_writes", "Writes of a WasmService's or WasmNode's status", status_writes.clone());
+        r.register("takeovers", "Times that this replica has become the leader", takeovers.clone());
+        r.register("fenced_writes", "Writes given up because the lease was not renewed in time", fenced_writes.clone());
+        r.register("link_refusals", "Callers of the link that were turned away, by reason", link_refusals.clone());
+        r.register("ejections", "Shims that lost their endpoints because nobody reached them", ejections.clone());
+        r.register("shims_ejected", "Shims without endpoints because nobody reaches them", ejected.clone());
+        r.register("key_renewals", "Keys and certificates made anew: tls, ca or seal", key_renewals.clone());
         let registry = Arc::new(r);
-        Self { registry, reconciles, reconcile_seconds, in_flight, builds, sessions, services, leader, status_writes }
+        Self {
+            registry,
+            reconciles,
+            reconcile_seconds,
+            in_flight,
+            builds,
+            sessions,
+            services,
+            leader,
+            status_writes,
+            takeovers,
+            fenced_writes,
+            link_refusals,
+            ejections,
+            ejected,
+            key_renewals,
+        }
     }
 }
 
@@ -77,9 +118,31 @@ impl Metrics {
         self.services.set(services as i64);
     }
 
-    /// Whether this replica leads.
-    pub fn leads(&self, leads: bool) {
-        self.leader.set(i64::from(leads));
+    /// This replica leads from now on: a replica that loses the lease ends.
+    pub fn leads(&self) {
+        self.leader.set(1);
+        self.takeovers.inc();
+    }
+
+    /// A write was given up because the lease was not renewed in time.
+    pub fn write_fenced(&self) {
+        self.fenced_writes.inc();
+    }
+
+    /// A caller of the link was turned away.
+    pub fn link_refused(&self, reason: &'static str) {
+        self.link_refusals.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// So many shims were ejected just now, and so many are.
+    pub fn ejected(&self, new: usize, all: usize) {
+        self.ejections.inc_by(new as u64);
+        self.ejected.set(all as i64);
+    }
+
+    /// A key or certificate was made anew: `tls`, `ca` or `seal`.
+    pub fn key_renewed(&self, key: &'static str) {
+        self.key_renewals.get_or_create(&KeyLabel { key }).inc();
     }
 
     /// A status was written.
@@ -106,13 +169,22 @@ mod tests {
         metrics.reconcile_began();
         metrics.reconcile_ended("done", Duration::from_millis(3));
         metrics.build_ended("ImportDenied");
-        metrics.leads(true);
+        metrics.leads();
+        metrics.link_refused("expired");
+        metrics.ejected(1, 2);
+        metrics.key_renewed("tls");
         let text = metrics.text();
         for line in [
             "podless_operator_reconciles_total{result=\"done\"} 1",
             "podless_operator_reconcile_seconds_bucket{le=\"0.005\"} 1",
             "podless_operator_builds_total{result=\"ImportDenied\"} 1",
             "podless_operator_leader 1",
+            "podless_operator_takeovers_total 1",
+            "podless_operator_link_refusals_total{reason=\"expired\"} 1",
+            "podless_operator_ejections_total 1",
+            "podless_operator_shims_ejected 2",
+            "podless_operator_key_renewals_total{key=\"tls\"} 1",
+            "podless_operator_fenced_writes_total 0",
             "podless_operator_reconciles_in_flight 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

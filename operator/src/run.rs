@@ -24,32 +24,38 @@ use kube::{
 use podless_crds::{MANAGED_BY, SERVICE_LABEL, WasmService};
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Identity, ServerTlsConfig};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     admin::{self, Role},
     build::{Artifacts, Builds, Registry},
     cli::{LogFormat, RunArgs},
-    leader,
+    eject::Eject,
+    leader::{self, Fence},
+    ledger::Ledger,
     link::{self, Hub, auth::Authenticator},
     link_slice::{self, Here, family},
     metrics::Metrics,
-    nodes::Nodes,
-    ports::Ports,
+    nodes::{
+        Nodes,
+        facts::{self, NodeWriter},
+    },
     reconcile::{
-        Context, children,
+        Context,
+        children::{self, recorded},
+        lanes::Lanes,
         measured::{Measured, measure},
         on_error,
-        plan::{GRACE, Settings},
+        plan::{GRACE, Settings, salt},
         reconcile, service_ref,
     },
-    shims, tombstone, trust,
+    shims, sources, tombstone,
+    trust::{self, Resealed, Signing, Trust},
     wake::{Wake, Woken},
 };
 
-/// Reconciles at once.
-const CONCURRENT: u16 = 16;
+/// Services that may wait for their turn to be reconciled; see `reconcile::lanes`.
+const WAITING: u16 = 4096;
 /// What changes several times within this is reconciled once.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// How often what shims have measured is compared with status: the least time between two writes because of it.
@@ -86,16 +92,17 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (role, watch_role) = watch::channel(Role::Standby);
     let admin = admin::serve(any(args.pod_ip, args.admin_port), metrics.clone(), watch_role);
     let (namespace, pod) = (args.namespace.clone(), args.pod_name.clone());
+    let fence = Fence::new(metrics.clone());
     let work = async {
         role.send_replace(Role::Starting);
-        metrics.leads(true);
-        match Box::pin(lead(client.clone(), args, metrics.clone(), &role)).await {
+        metrics.leads();
+        match Box::pin(lead(fence.guarding(client.clone()), args, metrics.clone(), &role)).await {
             Ok(never) => match never {},
             Err(error) => error,
         }
     };
     tokio::select! {
-        ended = leader::lead(client.clone(), &namespace, &pod, work) => Ok(ended?),
+        ended = leader::lead(client.clone(), &fence, &namespace, &pod, work) => Ok(ended?),
         failed = admin => Err(anyhow!("the admin port: {failed:?}")),
     }
 }
@@ -116,28 +123,51 @@ async fn lead(
     role: &watch::Sender<Role>,
 ) -> anyhow::Result<std::convert::Infallible> {
     let keys = trust::establish(&client, &args.namespace).await?;
-    let tls = ServerTlsConfig::new().identity(Identity::from_pem(&keys.tls_cert, &keys.tls_key));
+    let (certificate, watch_certificate) = watch::channel(trust::identity(&keys));
     let artifacts = Arc::new(Registry::new(client.clone(), &args, keys.seal_key()?)?);
     let settings = Settings {
         namespace: args.namespace.clone(),
         cluster_domain: args.cluster_domain.clone(),
         address_type: family(args.pod_ip),
+        salt: salt(&keys.seal_key()?),
     };
     let reporter = Reporter { controller: "podless-operator".to_owned(), instance: Some(args.pod_name.clone()) };
     let parts = Parts::new(client.clone(), artifacts, settings, reporter, metrics, keys.seal_key()?).await?;
-    let Parts { controller, context, ports, writer } = parts;
+    let Parts { controller, context, writer, nodes: node_writer } = parts;
     let hub = context.hub.clone();
 
     let follow = shims::follow(client.clone(), args.namespace.clone(), hub.clone(), writer);
+    let follow_nodes = facts::follow(client.clone(), hub.wake.clone(), node_writer);
     let reconciles = async {
         // Without the shims' pods every endpoint would look gone.
         context.pods.wait_until_ready().await?;
+        context.nodes.wait_until_ready().await?;
         reconcile_all(controller, context.clone()).await;
         anyhow::Ok(())
     };
     let here =
         Here { namespace: args.namespace.clone(), pod: args.pod_name.clone(), ip: args.pod_ip, port: args.link_port };
-    let auth = Authenticator::new(client.clone(), &args.namespace);
+    let server = link::Server {
+        hub: hub.clone(),
+        auth: Arc::new(Authenticator::new(client.clone(), &args.namespace)),
+        metrics: context.metrics.clone(),
+    };
+    let trust = Trust {
+        client: client.clone(),
+        namespace: args.namespace.clone(),
+        overlap: Duration::from_secs(args.trust_overlap_seconds),
+        signing: hub.signing.clone(),
+        builds: context.builds.clone(),
+        wake: hub.wake.clone(),
+        certificate,
+        metrics: context.metrics.clone(),
+    };
+    let eject = Eject {
+        hub: hub.clone(),
+        pods: context.pods.clone(),
+        leading_since: context.leading_since,
+        metrics: context.metrics.clone(),
+    };
     let nodes = Nodes {
         client: client.clone(),
         hub: hub.clone(),
@@ -150,19 +180,24 @@ async fn lead(
         hub.wait_until_ready().await?;
         role.send_replace(Role::Leading);
         tokio::select! {
-            ended = link::serve(hub.clone(), auth, tls, any(args.pod_ip, args.link_port)) => {
+            ended = link::serve(server, watch_certificate, any(args.pod_ip, args.link_port)) => {
                 Err(anyhow!("the link's port: {ended:?}"))
             }
             never = link_slice::keep(client.clone(), here) => match never {},
-            never = trust::keep(client.clone(), &args.namespace, &keys) => match never {},
+            never = trust.keep(keys) => match never {},
+            never = eject.watch() => match never {},
             never = nodes.keep() => match never {},
-            never = tombstone::watch(client.clone(), hub.clone(), context.builds.clone(), ports) => match never {},
+            never = tombstone::watch(client.clone(), hub.clone(), context.builds.clone(), context.ledger.clone()) => match never {},
+            () = sources::follow(client.clone(), hub.clone(), context.builds.clone()) => {
+                Err(anyhow!("the watches of ConfigMaps and Secrets have ended"))
+            }
             () = measure_all(hub.clone()) => Err(anyhow!("measuring has ended")),
             never = after_grace(hub.clone()) => match never {},
         }
     };
     tokio::select! {
         () = follow => Err(anyhow!("the watch of the shims' pods has ended")),
+        () = follow_nodes => Err(anyhow!("the watch of Nodes has ended")),
         ended = reconciles => Err(anyhow!("the controller has ended: {ended:?}")),
         ended = rest => ended,
     }
@@ -174,10 +209,10 @@ pub struct Parts {
     pub controller: Controller<WasmService>,
     /// What reconciles need.
     pub context: Arc<Context>,
-    /// Service ports, recovered from the slices.
-    pub ports: Arc<Mutex<Ports>>,
     /// Fills the store of the shims' pods: for [`shims::follow`].
     pub writer: kube::runtime::reflector::store::Writer<core::Pod>,
+    /// Fills the store of the Nodes: for [`facts::follow`].
+    pub nodes: NodeWriter,
 }
 
 impl Parts {
@@ -190,7 +225,7 @@ impl Parts {
         metrics: Metrics,
         key: podless_artifact::seal::SealKey,
     ) -> anyhow::Result<Self> {
-        let ports = Arc::new(Mutex::new(recover_ports(&client).await?));
+        let ledger = Arc::new(Mutex::new(recover(&client).await?));
         let (wake, Woken { one, all }) = Wake::new();
         let ours = || watcher::Config::default().labels(SERVICE_LABEL);
         let (store, store_writer) = reflector::store::<WasmService>();
@@ -204,42 +239,48 @@ impl Parts {
             })
             .applied_objects();
         let controller = Controller::for_stream(services, store.clone())
-            .with_config(Config::default().concurrency(CONCURRENT).debounce(DEBOUNCE))
+            .with_config(Config::default().concurrency(WAITING).debounce(DEBOUNCE))
             .owns(Api::<core::Service>::all(client.clone()), ours())
             .owns(Api::<EndpointSlice>::all(client.clone()), ours())
             .reconcile_on(ReceiverStream::new(one))
             .reconcile_all_on(ReceiverStream::new(all));
-        let hub = Arc::new(Hub::new(podless_engine::fingerprint(), store, watch_ready, wake.clone(), key));
+        let signing = Arc::new(Signing::new(key));
+        let artifacts = Arc::new(Resealed { maker: artifacts, signing: signing.clone() });
+        let hub = Arc::new(Hub::new(podless_engine::fingerprint(), store, watch_ready, wake.clone(), signing));
         let (pods, writer) = shims::store();
+        let (node_store, node_writer) = facts::store();
         let context = Context {
             recorder: Recorder::new(client.clone(), reporter),
             builds: Builds::new(artifacts, wake, metrics.clone()),
             client,
             hub,
             pods,
-            ports: ports.clone(),
+            nodes: node_store,
+            ledger,
             settings,
             leading_since: Instant::now(),
             metrics,
+            lanes: Lanes::default(),
             failures: Mutex::default(),
         };
-        Ok(Self { controller, context: Arc::new(context), ports, writer })
+        Ok(Self { controller, context: Arc::new(context), writer, nodes: node_writer })
     }
 }
 
-/// The ports that services have, as their slices say.
-async fn recover_ports(client: &Client) -> anyhow::Result<Ports> {
+/// What services have been given, as their slices say.
+async fn recover(client: &Client) -> anyhow::Result<Ledger> {
     let mine =
         ListParams::default().labels(&format!("{SERVICE_LABEL},endpointslice.kubernetes.io/managed-by={MANAGED_BY}"));
     let slices = Api::<EndpointSlice>::all(client.clone()).list(&mine).await.context("slices cannot be listed")?;
-    let mut ports = Ports::default();
+    let mut ledger = Ledger::default();
     for slice in slices {
         let owner = slice.owner_references().iter().find(|owner| owner.controller == Some(true));
         if let (Some(owner), Some(port)) = (owner, children::recorded_port(&slice)) {
-            ports.recover(&owner.uid, port);
+            ledger.ports.recover(&owner.uid, port);
+            ledger.loads.set(&owner.uid, recorded(&slice).map(|record| record.loads()).unwrap_or_default());
         }
     }
-    Ok(ports)
+    Ok(ledger)
 }
 
 /// Runs the controller until it ends, which it does only when its watches do.

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use futures::{StreamExt, pin_mut};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use kube::{
     Api, Client, ResourceExt,
     runtime::{
@@ -14,7 +14,11 @@ use kube::{
     },
 };
 
-use crate::link::{Hub, auth::SHIM_SERVICE_ACCOUNT};
+use crate::{
+    link::{Hub, auth::SHIM_SERVICE_ACCOUNT},
+    reconcile::quantity,
+    said,
+};
 
 /// What matters of a shim's pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub struct ShimPod {
     pub ready: bool,
     /// It is being deleted.
     pub terminating: bool,
+    /// Its memory limit in bytes: what all services of its node share.
+    pub memory: Option<u64>,
 }
 
 impl ShimPod {
@@ -48,8 +54,16 @@ impl ShimPod {
             ip: status.and_then(|s| s.pod_ip.clone()).unwrap_or_default(),
             ready: conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True"),
             terminating: pod.metadata.deletion_timestamp.is_some(),
+            memory: pod.spec.as_ref().and_then(memory_limit),
         })
     }
+}
+
+/// The memory limits of a pod's containers together; `None` when one of them has none.
+fn memory_limit(spec: &PodSpec) -> Option<u64> {
+    let limit =
+        |container: &Container| quantity::bytes(&container.resources.as_ref()?.limits.as_ref()?.get("memory")?.0);
+    spec.containers.iter().map(limit).sum()
 }
 
 /// The pods of a store that are shims.
@@ -75,7 +89,7 @@ pub async fn follow(client: Client, namespace: String, hub: Arc<Hub>, writer: re
             Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => continue,
             Ok(_) => {}
             Err(error) => {
-                tracing::warn!(%error, "the shims' pods cannot be watched for now");
+                tracing::warn!(error = said::watch(&error), "the shims' pods cannot be watched for now");
                 continue;
             }
         }

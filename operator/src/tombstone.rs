@@ -13,7 +13,7 @@ use std::{
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use podless_crds::WasmService;
 
-use crate::{build::Builds, link::Hub, ports::Ports, wake::ServiceRef};
+use crate::{build::Builds, ledger::Ledger, link::Hub, wake::ServiceRef};
 
 /// How often to look.
 const LOOK: Duration = Duration::from_secs(2);
@@ -54,14 +54,14 @@ pub async fn watch(
     client: Client,
     hub: Arc<Hub>,
     builds: Arc<Builds>,
-    ports: Arc<Mutex<Ports>>,
+    ledger: Arc<Mutex<Ledger>>,
 ) -> std::convert::Infallible {
-    let ports = || ports.lock().unwrap_or_else(PoisonError::into_inner);
+    let ledger = || ledger.lock().unwrap_or_else(PoisonError::into_inner);
     let mut doubts = Doubts::default();
     loop {
         tokio::time::sleep(LOOK).await;
         let mut known = hub.sessions().all_known();
-        known.extend(ports().services().cloned());
+        known.extend(ledger().services().cloned());
         let present = hub.service_uids();
         let missing: HashSet<_> = known.difference(&present).cloned().collect();
         let absent = match confirm(&client, &hub, missing).await {
@@ -79,7 +79,7 @@ pub async fn watch(
             tracing::info!(uid, "a service is gone");
             hub.sessions().bury(&uid);
             builds.forget(&uid);
-            ports().release(&uid);
+            ledger().release(&uid);
         }
     }
 }

@@ -38,6 +38,9 @@ pub struct Cli {
     /// How the shim's own log is written, on stderr. RUST_LOG filters it.
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
+    /// This is the serving process, standard input its supervisor's socket, and so many have served before it.
+    #[arg(long, hide = true, value_name = "N")]
+    pub supervised: Option<u32>,
 }
 
 impl Cli {

@@ -3,7 +3,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use podless_link::histogram::value_of;
@@ -15,7 +18,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    host::log::Lines,
+    host::{log::Lines, outbound::Counts},
     serve::{
         Node,
         stats::{Histogram, Stats},
@@ -57,6 +60,8 @@ pub(crate) struct Metrics {
     pub(crate) lines: Lines,
     /// Instances that may be live at once.
     pub(crate) slots: u32,
+    /// Processes that served before this one.
+    pub(crate) restarts: u32,
 }
 
 impl fmt::Debug for Metrics {
@@ -83,14 +88,16 @@ type Labelled = (String, String, Vec<Arc<Stats>>);
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Metrics { shared, node, lines, slots } = &*self.0;
+        let Metrics { shared, node, lines, slots, restarts } = &*self.0;
         let services = labelled(shared);
         let everything = services.iter().flat_map(|(_, _, stats)| stats.iter().map(AsRef::as_ref)).collect::<Vec<_>>();
         let e = &mut encoder;
         answers(e, &services)?;
         per_service(e, &services, "requests_in_flight", "Requests being answered", |s| s.in_flight.now())?;
         per_service(e, &services, "instances", "Live instances", |s| s.instances.now())?;
-        rejected(e, &services)?;
+        counted(e, &services, "requests_rejected", "Requests that were refused for want of capacity", |s| &s.rejected)?;
+        counted(e, &services, "requests_stopped", "Requests to a service that is stopped", |s| &s.stopped)?;
+        outbound(e, &services)?;
         histogram(e, "instantiate", "Time to make an instance", everything.iter().map(|s| &s.instantiate))?;
         let help = "Time from a request's first byte to its answer's";
         histogram(e, "first_byte", help, everything.iter().map(|s| &s.first_byte))?;
@@ -102,6 +109,8 @@ impl Collector for Scrape {
         gauge(e, "resident", "Resident memory of the process", bytes, shared.resident.load(Relaxed))?;
         let help = "Resident memory that belongs to no service";
         gauge(e, "resident_unattributed", help, bytes, shared.unattributed.load(Relaxed))?;
+        let help = "Services that a restart without the operator would miss: their assignments cannot be kept";
+        gauge(e, "services_unkept", help, None, shared.unkept.load(Relaxed))?;
         gauge(
             e,
             "link_connected",
@@ -109,6 +118,9 @@ impl Collector for Scrape {
             None,
             u32::from(shared.linked.load(Relaxed)),
         )?;
+        let help = "Times that the supervisor started the serving process again";
+        let counter = ConstCounter::new(u64::from(*restarts));
+        counter.encode(e.encode_descriptor("restarts", help, None, MetricType::Counter)?)?;
         let counter = ConstCounter::new(lines.dropped());
         let help = "Lines of guests' output that were dropped";
         counter.encode(e.encode_descriptor("log_lines_dropped", help, None, MetricType::Counter)?)
@@ -142,12 +154,34 @@ fn answers(e: &mut DescriptorEncoder<'_>, services: &[Labelled]) -> fmt::Result 
     Ok(())
 }
 
-fn rejected(e: &mut DescriptorEncoder<'_>, services: &[Labelled]) -> fmt::Result {
-    let help = "Requests that were refused for want of capacity";
-    let mut metric = e.encode_descriptor("requests_rejected", help, None, MetricType::Counter)?;
+fn counted(
+    e: &mut DescriptorEncoder<'_>,
+    services: &[Labelled],
+    name: &str,
+    help: &str,
+    counter: impl Fn(&Stats) -> &AtomicU64,
+) -> fmt::Result {
+    let mut metric = e.encode_descriptor(name, help, None, MetricType::Counter)?;
     for (namespace, service, stats) in services {
-        let count: u64 = stats.iter().map(|s| s.rejected.load(Relaxed)).sum();
+        let count: u64 = stats.iter().map(|s| counter(s).load(Relaxed)).sum();
         ConstCounter::new(count).encode(metric.encode_family(&[("namespace", namespace), ("service", service)])?)?;
+    }
+    Ok(())
+}
+
+/// Only of services that have sent any: most never do.
+fn outbound(e: &mut DescriptorEncoder<'_>, services: &[Labelled]) -> fmt::Result {
+    let help = "Requests of services to other servers, by how they went";
+    let mut metric = e.encode_descriptor("outbound_requests", help, None, MetricType::Counter)?;
+    for (namespace, service, stats) in services {
+        let sum =
+            |count: fn(&Counts) -> &AtomicU64| stats.iter().map(|s| count(&s.outbound).load(Relaxed)).sum::<u64>();
+        let counts =
+            [("answered", sum(|c| &c.answered)), ("denied", sum(|c| &c.denied)), ("failed", sum(|c| &c.failed))];
+        for (result, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            let labels = [("namespace", namespace.as_str()), ("service", service), ("result", result)];
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+        }
     }
     Ok(())
 }
@@ -214,7 +248,7 @@ mod tests {
             shared.services().insert(n.to_string(), (identity, stats));
         }
         let lines = Lines::start(std::io::sink()).expect("a thread");
-        let metrics = Metrics { shared, node: Arc::new(Node::new(1, 1)), lines, slots: 7 };
+        let metrics = Metrics { shared, node: Arc::new(Node::new(1, 1)), lines, slots: 7, restarts: 2 };
         let text = Arc::new(metrics).text().expect("text");
         for line in [
             "podless_shim_requests_total{namespace=\"shop\",service=\"s0\",code=\"2xx\"} 1",
@@ -225,6 +259,7 @@ mod tests {
             "podless_shim_instantiate_seconds_bucket{le=\"0.00005\"} 1005",
             "podless_shim_instantiate_seconds_count 1005",
             "podless_shim_resident_bytes 0",
+            "podless_shim_restarts_total 2",
             "podless_shim_log_lines_dropped_total 0",
         ] {
             assert!(text.lines().any(|l| l == line), "no {line} in\n{}", &text[text.len().saturating_sub(6000)..]);

@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// Slots that are made when nothing else bounds them. Each reserves 4 GiB of a 128 TiB address space.
 const POOL: u64 = 10_000;
 /// Mappings of one slot: its stack's guard splits the pool in two, and a live instance has four of its own.
@@ -62,8 +64,16 @@ pub(crate) fn read() -> Limits {
         max_map_count: number("/proc/sys/vm/max_map_count").unwrap_or(65_530),
         memory: cgroup.min(machine("MemTotal:")),
         swap: !no_swap,
-        files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX),
+        files: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
     }
+}
+
+/// Allows this process and its children as many descriptors as the container's runtime does: the limit that it starts
+/// with is often far lower.
+pub(crate) fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // What is refused is left as it was: `capacity` counts with what there is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 fn number(path: &str) -> Option<u64> {

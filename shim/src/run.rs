@@ -1,22 +1,25 @@
 //! Wiring: flags in, a running shim out, until it is asked to stop. The serving runtime has all cores; the control loop
 //! and the admin port have a thread of their own, so neither waits for the other.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
-use podless_engine::{Pool, runner};
 use podless_link::v1;
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 
 use crate::{
     admin,
     cli::Cli,
-    control::{self, ControlConfig},
-    drain,
+    control::{
+        self, ControlConfig,
+        doors::{Doors, Supervisor},
+        link,
+    },
+    drain, engine,
     host::log::Lines,
     metrics::Metrics,
     node,
-    serve::{Node, epoch},
+    serve::Node,
     shared::Shared,
 };
 
@@ -25,21 +28,23 @@ const FILES_LEFT: u64 = 1024;
 /// Connections of all services together, when descriptors allow.
 const CONNECTIONS: u64 = 65_536;
 
-/// Runs the shim.
+/// Runs the shim: the process that the supervisor started.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
+    let mut doors = Supervisor::of_this_process()?;
+    let admin = doors.open(cli.admin_port).context("the admin port cannot be opened")?;
+    admin.set_nonblocking(true)?;
     let limits = node::read();
-    let capacity = node::capacity(cli.instances, limits);
-    let pool = Pool { instances: capacity.instances, pagemap_scan: !limits.swap };
-    let engine = runner(pool).map_err(|error| anyhow!("{error:#}")).context("the engine cannot be started")?;
-    epoch::start(&engine)?;
+    let (engine, capacity) = engine::start(cli.instances, limits)?;
     tracing::info!(
         instances = capacity.instances,
         bounded_by = capacity.bounded_by,
-        pagemap_scan = pool.pagemap_scan,
+        pagemap_scan = !limits.swap,
         fingerprint = podless_engine::fingerprint(),
         "starting"
     );
-    let connections = limits.files.saturating_sub(FILES_LEFT).clamp(64, CONNECTIONS) as usize;
+    let files = limits.files.saturating_sub(FILES_LEFT);
+    // For eight clients one connection to another server: see `Node::new`.
+    let connections = (files - files / 9).clamp(64, CONNECTIONS) as usize;
     let node = Arc::new(Node::new(capacity.instances as usize, connections));
     let shared = Arc::new(Shared::default());
     let lines = Lines::start(std::io::stdout())?;
@@ -49,11 +54,13 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         node: node.clone(),
         lines: lines.clone(),
         slots: capacity.instances,
+        restarts: cli.supervised.unwrap_or_default(),
     });
     let config = ControlConfig {
-        link: cli.link(),
+        trust_dir: cli.trust_dir.clone(),
         data_dir: cli.data_dir.clone(),
-        state_dir: cli.state_dir.clone(),
+        state_dir: Some(cli.state_dir.clone()),
+        admin_port: Some(cli.admin_port),
         capacity: v1::Capacity { instances: capacity.instances, bounded_by: capacity.bounded_by.to_owned() },
         engine,
         node: node.clone(),
@@ -63,15 +70,12 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     };
     let (stop, stopped) = oneshot::channel();
     let (ended, control_ended) = oneshot::channel::<()>();
-    let (admin_port, handle) = (cli.admin_port, serving.handle().clone());
+    let (operator, handle) = (cli.link(), serving.handle().clone());
     let control = std::thread::Builder::new().name("control".to_owned()).spawn(move || -> anyhow::Result<()> {
         let _ended = ended;
         runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, admin_port))
-                .await
-                .with_context(|| format!("the admin port {admin_port} cannot be opened"))?;
-            tokio::spawn(admin::serve(listener, metrics, handle));
-            control::run(config, stopped).await
+            tokio::spawn(admin::serve(TcpListener::from_std(admin)?, metrics, handle));
+            control::run(config, Box::new(doors), |events| link::run(operator, events), stopped).await
         })
     })?;
     serving.block_on(async {

@@ -23,6 +23,8 @@ pub(crate) struct Shared {
     pub(crate) resident: AtomicU64,
     /// What of it belongs to no service.
     pub(crate) unattributed: AtomicU64,
+    /// Services whose assignment could not be kept for a restart.
+    pub(crate) unkept: AtomicU64,
     services: Mutex<BTreeMap<String, (Identity, Arc<Stats>)>>,
 }
 

@@ -172,9 +172,12 @@ async fn logins_are_used_where_they_belong_and_never_told() {
         let image = format!("{host}/a:1");
         build_as(&fixture, &image, &login(host, "right")).await.expect("an artifact");
         for (logins, says) in [
-            (vec![], "spec.imagePullSecrets"),
+            (vec![], "who has not logged in: name a secret"),
             (login(host, "wrong-secret"), "check the credentials"),
-            (login("elsewhere.local", "right"), "spec.imagePullSecrets"),
+            (
+                login("elsewhere.local", "right"),
+                "are for other registries: name a secret with credentials for 127.0.0.1:",
+            ),
         ] {
             let rejection = build_as(&fixture, &image, &logins).await.expect_err("refused");
             assert_eq!(rejection.reason(), "Unauthorized");

@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod child;
+mod file;
 mod hostile;
 mod refusals;
 mod support;

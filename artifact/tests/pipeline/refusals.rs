@@ -1,5 +1,7 @@
 //! A user's mistakes: each has its reason and a sentence that names what is wrong.
 
+use std::fmt::Write as _;
+
 use podless_artifact::{Limits, push};
 
 use crate::support::{Fixture, Registry, guest};
@@ -49,6 +51,30 @@ async fn what_takes_too_much_is_told_so() {
         let fixture = Fixture::with(&registry.host, |options| options.limits = limits);
         let (reason, message) = fixture.refusal(&image).await;
         assert_eq!(reason, "CompileLimit", "{message}");
-        assert!(message.contains(&format!("{mebibytes} MiB")), "{message}");
+        assert!(message.contains(&format!("{mebibytes} MiB of memory")) && message.contains("smaller"), "{message}");
     }
+    // More than a second's work.
+    let layer = long_to_compile();
+    let image = registry.push(&[(&layer, WASM)], "long:1").await;
+    let limits = Limits { cpu_seconds: 1, ..Limits::default() };
+    let (reason, message) = Fixture::with(&registry.host, |options| options.limits = limits).refusal(&image).await;
+    assert_eq!(reason, "CompileLimit", "{message}");
+    assert!(message.contains("1 s of CPU time") && message.contains("smaller"), "{message}");
+}
+
+/// A component that exports a handler, which is an empty one, and has some two million instructions.
+fn long_to_compile() -> Vec<u8> {
+    let mut text = "(component (core module ".to_owned();
+    for n in 0..4000 {
+        text.push_str("(func (param i64 i64) (result i64) local.get 0");
+        for step in 0..100 {
+            write!(text, " local.get 1 i64.mul local.get 0 i64.add i64.const {} i64.xor", n * step).expect("text");
+        }
+        text.push(')');
+    }
+    text.push_str(
+        r#") (component $empty) (instance $handler (instantiate $empty))
+           (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#,
+    );
+    wat::parse_str(text).expect("a component")
 }

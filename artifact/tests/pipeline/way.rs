@@ -101,7 +101,7 @@ async fn grants_are_judged_each_time() {
     let fixture = Fixture::new(&registry.host);
     let image = registry.image("logger:1");
     push(guest("logger"), &image, None, true).await.expect("pushed");
-    let (granted, none) = (Grants { logging: true }, Grants::default());
+    let (granted, none) = (Grants { logging: true, ..Grants::default() }, Grants::default());
 
     let (reason, message) = fixture.refusal(&image).await;
     assert_eq!(reason, "ImportDenied");

@@ -1,11 +1,13 @@
 //! The queue of artifact builds. In: what services want; out: what has become of it, at once. A reconcile never waits
 //! for a compiler: it asks, and is woken when there is news.
 //!
-//! One build per service: a newer wish ends the older one. What may pass by itself is tried again with exponential
-//! backoff and jitter; a user's mistake waits for the user.
+//! One build per service: a newer wish ends the older one, and services that want the same while they wait get it
+//! together (see `turns`). What may pass by itself is tried again with exponential backoff and jitter; a user's mistake
+//! waits for the user.
 
 mod pipeline;
 mod pull_secret;
+mod turns;
 
 use std::{
     collections::HashMap,
@@ -17,18 +19,19 @@ use std::{
 use futures::future::BoxFuture;
 use podless_artifact::seal::{Seal, Sealed};
 use podless_crds::{Import, Reason};
-use tokio::{sync::Semaphore, task::AbortHandle};
+use tokio::task::AbortHandle;
 
 pub use pipeline::Registry;
+
+use turns::Turns;
 
 use crate::{
     metrics::Metrics,
     schedule::stable_hash,
+    trust::Signing,
     wake::{ServiceRef, Wake},
 };
 
-/// Builds at once: they mostly wait for registries; the pipeline itself compiles one at a time.
-const CONCURRENT: usize = 4;
 /// Wait before the first retry; it doubles from one to the next.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Longest wait between two retries.
@@ -112,6 +115,8 @@ pub struct Wanted {
     pub pull_secrets: Vec<String>,
     /// Whether wasi:logging is granted.
     pub logging: bool,
+    /// Whether requests to other servers are granted.
+    pub outbound_http: bool,
 }
 
 impl Wanted {
@@ -119,10 +124,10 @@ impl Wanted {
     fn same(&self, other: &Self) -> bool {
         // A digest means the same in every generation.
         let generation = self.generation == other.generation || self.image.contains('@');
-        let Self { service, image, generation: _, pinned: _, pull_secrets, logging } = other;
+        let Self { service, image, generation: _, pinned: _, pull_secrets, logging, outbound_http } = other;
         generation
-            && (service, image, pull_secrets, logging)
-                == (&self.service, &self.image, &self.pull_secrets, &self.logging)
+            && (service, image, pull_secrets) == (&self.service, &self.image, &self.pull_secrets)
+            && (logging, outbound_http) == (&self.logging, &self.outbound_http)
     }
 }
 
@@ -143,9 +148,8 @@ struct Entry {
 
 /// All builds, by the uid of the service.
 pub struct Builds {
-    artifacts: Arc<dyn Artifacts>,
+    turns: Arc<Turns>,
     entries: Mutex<HashMap<String, Entry>>,
-    permits: Semaphore,
     wake: Wake,
     metrics: Metrics,
 }
@@ -153,8 +157,7 @@ pub struct Builds {
 impl Builds {
     /// An empty queue.
     pub fn new(artifacts: Arc<dyn Artifacts>, wake: Wake, metrics: Metrics) -> Arc<Self> {
-        let permits = Semaphore::new(CONCURRENT);
-        Arc::new(Self { artifacts, entries: Mutex::default(), permits, wake, metrics })
+        Arc::new(Self { turns: Turns::new(artifacts), entries: Mutex::default(), wake, metrics })
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
@@ -176,6 +179,36 @@ impl Builds {
         state
     }
 
+    /// Seals what there is with the present key, and wakes the services for which that is news.
+    pub fn reseal(&self, signing: &Signing) {
+        for Entry { wanted, state, .. } in self.entries().values_mut() {
+            let BuildState::Ready(built) = state else { continue };
+            // A key that was read can always seal; what it cannot is left for the next look.
+            match signing.reseal((**built).clone()) {
+                Ok(resealed) if resealed.sealed != built.sealed => {
+                    *built = Arc::new(resealed);
+                    self.wake.one(&wanted.service);
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Something that a service names has changed: what was refused and may pass is tried at once.
+    pub fn again(self: &Arc<Self>, uid: &str) {
+        if let Some(entry) = self.entries().get_mut(uid)
+            && matches!(&entry.state, BuildState::Rejected(rejection) if rejection.transient)
+        {
+            entry.task.abort();
+            entry.task = tokio::spawn(self.clone().run(entry.wanted.clone())).abort_handle();
+        }
+    }
+
+    /// Whether there is an artifact for what this service wants.
+    pub fn has_artifact(&self, uid: &str) -> bool {
+        self.entries().get(uid).is_some_and(|entry| matches!(entry.state, BuildState::Ready(_)))
+    }
+
     /// The service is gone.
     pub fn forget(&self, uid: &str) {
         if let Some(entry) = self.entries().remove(uid) {
@@ -185,18 +218,11 @@ impl Builds {
 
     async fn run(self: Arc<Self>, wanted: Wanted) {
         for attempt in 0.. {
-            let result = {
-                let Ok(_permit) = self.permits.acquire().await else { return };
-                let progress = {
-                    let (this, wanted) = (self.clone(), wanted.clone());
-                    Arc::new(move |phase| this.progress(&wanted, phase))
-                };
-                self.artifacts.build(wanted.clone(), progress).await
-            };
+            let result = self.turns.build(&wanted, |phase| self.progress(&wanted, phase)).await;
             let retry = match result {
                 Ok(built) => {
                     self.metrics.build_ended("ready");
-                    self.set(&wanted, BuildState::Ready(Arc::new(built)));
+                    self.set(&wanted, BuildState::Ready(built));
                     None
                 }
                 Err(rejection) => {
@@ -223,7 +249,12 @@ impl Builds {
 
     fn set(&self, wanted: &Wanted, state: BuildState) {
         if let Some(entry) = self.entries().get_mut(&wanted.service.uid).filter(|e| e.wanted.same(wanted)) {
+            let again =
+                matches!((&entry.state, &state), (BuildState::Rejected(old), BuildState::Rejected(new)) if old == new);
             entry.state = state;
+            if again {
+                return;
+            }
         }
         self.wake.one(&wanted.service);
     }
@@ -260,7 +291,7 @@ mod tests {
     fn wanted(image: &str, generation: i64) -> Wanted {
         let service = ServiceRef { uid: "u".into(), namespace: "n".into(), name: "s".into() };
         let image = image.to_owned();
-        Wanted { service, image, generation, pinned: None, pull_secrets: vec![], logging: false }
+        Wanted { service, image, generation, pinned: None, pull_secrets: vec![], logging: false, outbound_http: false }
     }
 
     #[test]
@@ -316,5 +347,29 @@ mod tests {
         // No third answer is taken from the script by waiting.
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert!(matches!(builds.ask(wanted("a", 1)), BuildState::Rejected(r) if r.reason == Reason::CoreModule));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_pass_is_tried_at_once_when_something_it_names_has_changed() {
+        let (wake, mut woken) = Wake::new();
+        let script = vec![Err(rejection(Reason::CoreModule, false)), Err(rejection(Reason::PullSecretInvalid, true))];
+        let builds = Builds::new(Arc::new(Scripted(Mutex::new(script))), wake, Metrics::default());
+        let reason = || match builds.ask(wanted("a", 1)) {
+            BuildState::Rejected(rejection) => Some(rejection.reason),
+            _ => None,
+        };
+        while reason() != Some(Reason::PullSecretInvalid) {
+            woken.one.recv().await.expect("woken");
+        }
+        let start = tokio::time::Instant::now();
+        builds.again("u");
+        while reason() != Some(Reason::CoreModule) {
+            woken.one.recv().await.expect("woken");
+        }
+        assert_eq!(start.elapsed(), Duration::ZERO, "without the backoff");
+        // No third answer is taken from the script.
+        builds.again("u");
+        tokio::task::yield_now().await;
+        assert_eq!(reason(), Some(Reason::CoreModule));
     }
 }

@@ -45,7 +45,7 @@ impl Artifacts for Registry {
             let wanted = artifact::Wanted {
                 image: &wanted.image,
                 pinned: wanted.pinned.as_deref(),
-                grants: Grants { logging: wanted.logging },
+                grants: Grants { logging: wanted.logging, outbound_http: wanted.outbound_http },
                 logins: &logins,
             };
             let sealed = pipeline.build(wanted, |step| progress(phase(step))).await?;

@@ -7,6 +7,8 @@ use podless_artifact::Login;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
+use crate::said;
+
 const TYPE: &str = "kubernetes.io/dockerconfigjson";
 const KEY: &str = ".dockerconfigjson";
 
@@ -26,7 +28,7 @@ pub(crate) enum PullSecretError {
     #[error("secret {0:?} does not hold credentials: make it by `kubectl create secret docker-registry`")]
     Malformed(String),
     /// The API server did not answer.
-    #[error("secret {0:?} cannot be read for now: {said}", said = said(.1))]
+    #[error("secret {0:?} cannot be read for now: {said}", said = said::api(.1))]
     Api(String, kube::Error),
 }
 
@@ -56,14 +58,6 @@ fn is_object_name(name: &str) -> bool {
     let label =
         |label: &str| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(inner);
     name.len() <= 253 && name.split('.').all(label)
-}
-
-/// The API server's sentence, without the rest of its answer.
-fn said(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    }
 }
 
 #[derive(Deserialize)]

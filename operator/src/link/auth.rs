@@ -1,10 +1,14 @@
-//! Who a shim is: from its token and from nothing else. In: a bearer token; out: the pod that it is bound to. IO.
+//! Who a shim is: from its token and from nothing else. In: a bearer token, and where it was shown from; out: the pod
+//! that it is bound to. IO.
 
 use std::{
     collections::HashMap,
+    net::{IpAddr, SocketAddr},
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec},
@@ -12,6 +16,7 @@ use k8s_openapi::api::{
 };
 use kube::{Api, Client, api::PostParams};
 use podless_link::AUDIENCE;
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 /// Service account of the shims' pods.
@@ -40,9 +45,26 @@ pub enum AuthError {
     /// No `authorization: Bearer …`.
     #[error("no bearer token: show the projected token with audience {AUDIENCE}")]
     NoToken,
-    /// The API server does not vouch for the token.
+    /// The API server does not vouch for the token, and by its own words it has expired.
+    #[error("the token is not valid any more: it has expired")]
+    Expired,
+    /// The API server does not vouch for the token, and by its own words it is meant for others.
+    #[error("the token is not valid for audience {AUDIENCE}: it is meant for others")]
+    Audience,
+    /// The API server does not vouch for the token: a forged one, or of a pod that is gone.
     #[error("the token is not valid for audience {AUDIENCE}")]
     Invalid,
+    /// It was shown from somewhere else than its pod.
+    #[error(
+        "the token is that of the pod at {pod}, and was shown from {from}: a stolen one, or the cluster masquerades what \
+         pods send to Services, which it must not"
+    )]
+    Address {
+        /// Address of the pod.
+        pod: String,
+        /// Where it came from.
+        from: String,
+    },
     /// The token is somebody else's.
     #[error("the token belongs to {0}, which is not the shims' service account")]
     NotAShim(String),
@@ -57,11 +79,32 @@ pub enum AuthError {
     Api(#[from] kube::Error),
 }
 
+impl AuthError {
+    /// A stable name, for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoToken => "no-token",
+            Self::Expired => "expired",
+            Self::Audience => "audience",
+            Self::Invalid => "invalid",
+            Self::Address { .. } => "address",
+            Self::NotAShim(_) => "account",
+            Self::Unbound => "unbound",
+            Self::NoPod(_) => "no-pod",
+            Self::Api(_) => "api",
+        }
+    }
+}
+
 impl From<AuthError> for tonic::Status {
     fn from(error: AuthError) -> Self {
         match error {
-            AuthError::NoToken | AuthError::Invalid => Self::unauthenticated(error.to_string()),
-            AuthError::NotAShim(_) | AuthError::Unbound => Self::permission_denied(error.to_string()),
+            AuthError::NoToken | AuthError::Expired | AuthError::Audience | AuthError::Invalid => {
+                Self::unauthenticated(error.to_string())
+            }
+            AuthError::NotAShim(_) | AuthError::Unbound | AuthError::Address { .. } => {
+                Self::permission_denied(error.to_string())
+            }
             AuthError::NoPod(_) | AuthError::Api(_) => Self::unavailable(error.to_string()),
         }
     }
@@ -80,17 +123,31 @@ impl Authenticator {
         Self { client, namespace: namespace.to_owned(), cache: Mutex::default() }
     }
 
-    /// The pod behind a request.
+    /// The pod behind a request, as the API server knows it now.
     pub async fn identify(&self, metadata: &tonic::metadata::MetadataMap) -> Result<Identity, AuthError> {
-        let token = metadata
-            .get("authorization")
-            .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
-            .ok_or(AuthError::NoToken)?;
-        let key: [u8; 32] = Sha256::digest(token).into();
-        if let Some((identity, _)) = self.cache().get(&key).filter(|(_, at)| at.elapsed() < CACHED) {
-            return Ok(identity.clone());
+        self.ask(bearer(metadata)?).await
+    }
+
+    /// The pod behind a request, as the API server knew it a minute ago at most.
+    pub async fn recognise(&self, metadata: &tonic::metadata::MetadataMap) -> Result<Identity, AuthError> {
+        let token = bearer(metadata)?;
+        let key = fingerprint(token);
+        let known =
+            self.cache().get(&key).filter(|(_, at)| at.elapsed() < CACHED).map(|(identity, _)| identity.clone());
+        match known {
+            Some(identity) => Ok(identity),
+            None => self.ask(token).await,
         }
-        let identity = self.review(token).await?;
+    }
+
+    async fn ask(&self, token: &str) -> Result<Identity, AuthError> {
+        let key = fingerprint(token);
+        // What was believed of it is not, should the answer be another.
+        self.cache().remove(&key);
+        let identity = self.review(token).await.map_err(|error| match error {
+            AuthError::Invalid => why_invalid(token, SystemTime::now()),
+            error => error,
+        })?;
         let mut cache = self.cache();
         cache.retain(|_, (_, at)| at.elapsed() < CACHED);
         if cache.len() < CACHE_SIZE {
@@ -114,6 +171,45 @@ impl Authenticator {
             .and_then(|pod| pod.status?.pod_ip)
             .ok_or_else(|| AuthError::NoPod(bound.pod_name.clone()))?;
         Ok(Identity { ip, ..bound })
+    }
+}
+
+fn bearer(metadata: &tonic::metadata::MetadataMap) -> Result<&str, AuthError> {
+    let value = metadata.get("authorization").and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    value.ok_or(AuthError::NoToken)
+}
+
+fn fingerprint(token: &str) -> [u8; 32] {
+    Sha256::digest(token).into()
+}
+
+/// A token is shown by its own pod: whoever shows it from elsewhere has got hold of it. Pure.
+pub fn from_its_pod(identity: &Identity, from: Option<SocketAddr>) -> Result<(), AuthError> {
+    let from = from.map(|from| from.ip().to_canonical());
+    let pod = identity.ip.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
+    if from.is_some() && from == pod {
+        return Ok(());
+    }
+    let from = from.map_or_else(|| "nowhere".to_owned(), |from| from.to_string());
+    Err(AuthError::Address { pod: identity.ip.clone(), from })
+}
+
+/// Why the API server does not vouch for a token, by what the token says of itself: it was not verified, and only tells
+/// people where to look. Pure.
+fn why_invalid(token: &str, now: SystemTime) -> AuthError {
+    #[derive(Deserialize)]
+    struct Claims {
+        exp: Option<u64>,
+        #[serde(default)]
+        aud: Vec<String>,
+    }
+    let claims = token.split('.').nth(1).and_then(|claims| URL_SAFE_NO_PAD.decode(claims).ok());
+    let claims = claims.and_then(|claims| serde_json::from_slice::<Claims>(&claims).ok());
+    let now = now.duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    match claims {
+        Some(Claims { exp: Some(exp), .. }) if exp <= now => AuthError::Expired,
+        Some(Claims { aud, .. }) if !aud.iter().any(|aud| aud == AUDIENCE) => AuthError::Audience,
+        _ => AuthError::Invalid,
     }
 }
 
@@ -178,5 +274,29 @@ mod tests {
             let error = answer(change).expect_err(why);
             assert!(error.contains(why), "{error}");
         }
+    }
+
+    #[test]
+    fn a_token_is_taken_from_its_own_pod_only() {
+        let identity = answer(|_| ()).expect("a shim");
+        let at = |ip: &str| Identity { ip: ip.into(), ..identity.clone() };
+        let check = |pod: &str, from: &str| from_its_pod(&at(pod), from.parse().ok()).map_err(|e| e.reason());
+        assert_eq!(check("10.1.0.7", "10.1.0.7:555"), Ok(()));
+        assert_eq!(check("10.1.0.7", "[::ffff:10.1.0.7]:555"), Ok(()));
+        assert_eq!(check("fd00::7", "[fd00:0::7]:555"), Ok(()));
+        assert_eq!(check("10.1.0.7", "10.1.0.8:555"), Err("address"));
+        assert_eq!(check("", "10.1.0.8:555"), Err("address"));
+        assert_eq!(check("", "nowhere"), Err("address"), "nothing is known of either");
+    }
+
+    #[test]
+    fn a_refused_token_says_itself_what_is_wrong_with_it() {
+        let now = UNIX_EPOCH + Duration::from_secs(1000);
+        let why = |claims: &str| why_invalid(&format!("h.{}.s", URL_SAFE_NO_PAD.encode(claims)), now).reason();
+        assert_eq!(why(r#"{"exp":999,"aud":["podless-link"]}"#), "expired");
+        assert_eq!(why(r#"{"exp":1001,"aud":["https://kubernetes.default.svc"]}"#), "audience");
+        assert_eq!(why(r#"{"exp":1001}"#), "audience");
+        assert_eq!(why(r#"{"exp":1001,"aud":["podless-link"]}"#), "invalid", "a forged one, or its pod is gone");
+        assert_eq!(why_invalid("nonsense", now).reason(), "invalid");
     }
 }

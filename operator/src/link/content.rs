@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use podless_crds::Image;
+use podless_artifact::seal::Seal;
+use podless_crds::{Image, OutboundHttp};
 use podless_link::v1;
 use sha2::{Digest, Sha256};
 
-use crate::{build::Code, wake::ServiceRef};
+use crate::{build::Code, reconcile::env::Env, wake::ServiceRef};
 
 /// What a service is, once its artifact is made.
 #[derive(Clone, Debug)]
@@ -15,14 +16,18 @@ pub struct Content {
     pub service_generation: i64,
     /// The image, for status.
     pub image: Image,
+    /// The facts that were sealed.
+    pub seal: Seal,
     /// The sealed artifact, as JSON.
     pub sealed: String,
     /// Its machine code.
     pub code: Arc<Code>,
     /// Environment variables.
-    pub env: Vec<(String, String)>,
+    pub env: Env,
     /// Whether wasi:logging is granted.
     pub logging: bool,
+    /// Where requests may be sent; `None`: nowhere, and it is not linked.
+    pub outbound_http: Option<OutboundHttp>,
     /// Most linear memory of one instance, in bytes.
     pub instance_memory: u64,
     /// Milliseconds that a request may take, waiting included.
@@ -53,8 +58,14 @@ impl Content {
             port: u32::from(port),
             budget,
             sealed: self.sealed.clone().into_bytes(),
-            env: self.env.iter().map(|(name, value)| v1::EnvVar { name: name.clone(), value: value.clone() }).collect(),
-            grants: Some(v1::Grants { logging: self.logging }),
+            env: self.env.iter().map(|(name, value)| v1::EnvVar { name: name.into(), value: value.into() }).collect(),
+            grants: Some(v1::Grants {
+                logging: self.logging,
+                outbound_http: self.outbound_http.as_ref().map(|granted| v1::OutboundHttp {
+                    allowed_hosts: granted.allowed_hosts.clone(),
+                    allowed_cidrs: granted.allowed_cidrs.clone(),
+                }),
+            }),
             instance_memory: self.instance_memory,
             timeout_millis: self.timeout_millis,
         }

@@ -15,7 +15,6 @@ use std::{
 };
 
 use kube::runtime::reflector::Store;
-use podless_artifact::seal::SealKey;
 use podless_crds::WasmService;
 use podless_link::v1::{
     Chunk, FetchRequest, FromShim, ToShim,
@@ -23,14 +22,20 @@ use podless_link::v1::{
 };
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming, transport::ServerTlsConfig};
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Identity as Certificate, ServerTlsConfig},
+};
 
-use crate::wake::Wake;
-use auth::Authenticator;
+use crate::{metrics::Metrics, trust::Signing, wake::Wake};
+use auth::{AuthError, Authenticator, from_its_pod};
 use sessions::Sessions;
 
-/// A shim that says nothing for this long, and does not answer a ping for as long again, is disconnected.
-const KEEPALIVE: Duration = Duration::from_secs(5);
+/// A shim that says nothing for this long is pinged.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+/// A shim that does not answer a ping for this long is disconnected: with the time before the ping, half of what there
+/// is to find that a node is gone; see `eject`.
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(2);
 /// Largest message from a shim: a report of ten thousand services has about 5 MB.
 const MAX_MESSAGE: usize = 32 << 20;
 
@@ -42,7 +47,7 @@ pub struct Hub {
     /// Asks for reconciles.
     pub wake: Wake,
     /// Signs assignments.
-    key: SealKey,
+    pub signing: Arc<Signing>,
     members: watch::Sender<u64>,
 }
 
@@ -53,10 +58,10 @@ impl Hub {
         services: Store<WasmService>,
         ready: watch::Receiver<bool>,
         wake: Wake,
-        key: SealKey,
+        signing: Arc<Signing>,
     ) -> Self {
         let sessions = Mutex::new(Sessions::new(fingerprint));
-        Self { sessions, services, ready, wake, key, members: watch::Sender::new(0) }
+        Self { sessions, services, ready, wake, signing, members: watch::Sender::new(0) }
     }
 
     /// Everything about shims. Not to be held over an await.
@@ -93,9 +98,24 @@ impl Hub {
     }
 }
 
-struct Server {
-    hub: Arc<Hub>,
-    auth: Authenticator,
+/// What the link's calls are answered with.
+#[derive(Clone)]
+pub struct Server {
+    /// The shims.
+    pub hub: Arc<Hub>,
+    /// Says who calls.
+    pub auth: Arc<Authenticator>,
+    /// Counts who is turned away.
+    pub metrics: Metrics,
+}
+
+impl Server {
+    /// Turns a caller away, and counts it.
+    fn refuse(&self, error: AuthError) -> Status {
+        self.metrics.link_refused(error.reason());
+        tracing::warn!(%error, reason = error.reason(), "a caller of the link was turned away");
+        error.into()
+    }
 }
 
 #[tonic::async_trait]
@@ -104,12 +124,16 @@ impl Link for Server {
     type FetchStream = ReceiverStream<Result<Chunk, Status>>;
 
     async fn session(&self, request: Request<Streaming<FromShim>>) -> Result<Response<Self::SessionStream>, Status> {
-        let identity = self.auth.identify(request.metadata()).await.inspect_err(refused)?;
+        let from = request.remote_addr();
+        let identity = self.auth.identify(request.metadata()).await.map_err(|error| self.refuse(error))?;
+        from_its_pod(&identity, from).map_err(|error| self.refuse(error))?;
         session::serve(self.hub.clone(), identity, request.into_inner()).await.map(Response::new)
     }
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        let identity = self.auth.identify(request.metadata()).await.inspect_err(refused)?;
+        let from = request.remote_addr();
+        let identity = self.auth.recognise(request.metadata()).await.map_err(|error| self.refuse(error))?;
+        from_its_pod(&identity, from).map_err(|error| self.refuse(error))?;
         let sha256 = request.into_inner().sha256;
         let assigned = self.hub.sessions().code_for(&identity.pod_uid, &sha256);
         let assigned = assigned.ok_or_else(|| Status::not_found("no such artifact is assigned to this shim"))?;
@@ -117,24 +141,26 @@ impl Link for Server {
     }
 }
 
-fn refused(error: &auth::AuthError) {
-    tracing::warn!(%error, "a caller of the link was turned away");
-}
-
-/// Serves the link until it fails.
+/// Serves the link until it fails. With another certificate it begins anew: who is connected stays so, who connects
+/// from then on sees the new one.
 pub async fn serve(
-    hub: Arc<Hub>,
-    auth: Authenticator,
-    tls: ServerTlsConfig,
+    server: Server,
+    mut certificate: watch::Receiver<Certificate>,
     address: SocketAddr,
 ) -> Result<(), tonic::transport::Error> {
-    let service = LinkServer::new(Server { hub, auth }).max_decoding_message_size(MAX_MESSAGE);
-    tonic::transport::Server::builder()
-        .tls_config(tls)?
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .tcp_nodelay(true)
-        .add_service(service)
-        .serve(address)
-        .await
+    loop {
+        let tls = ServerTlsConfig::new().identity(certificate.borrow_and_update().clone());
+        let service = LinkServer::new(server.clone()).max_decoding_message_size(MAX_MESSAGE);
+        let serving = tonic::transport::Server::builder()
+            .tls_config(tls)?
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
+            .tcp_nodelay(true)
+            .add_service(service)
+            .serve(address);
+        tokio::select! {
+            ended = serving => return ended,
+            Ok(()) = certificate.changed() => tracing::info!("the link has a new certificate"),
+        }
+    }
 }

@@ -76,6 +76,7 @@ async fn receive(hub: &Hub, key: &SessionKey, mut inbound: Streaming<v1::FromShi
                 }
             }
             Some(v1::from_shim::Body::Report(report)) => hub.sessions().report(key, report),
+            Some(v1::from_shim::Body::ProbeResult(result)) => hub.sessions().answered(key, result),
             // Said once already, or something that a newer shim has to say.
             Some(v1::from_shim::Body::Hello(_)) | None => {}
         }
@@ -106,7 +107,7 @@ fn encode(hub: &Hub, next: Next) -> v1::ToShim {
         Next::Assign(assigned, budget) => {
             let assignment = assigned.content.assignment(&assigned.service, assigned.generation, assigned.port, budget);
             let assignment = assignment.encode_to_vec();
-            let signature = hub.key.sign(ASSIGNMENT_CONTEXT, &assignment).to_vec();
+            let signature = hub.signing.key().sign(ASSIGNMENT_CONTEXT, &assignment).to_vec();
             v1::to_shim::Body::Assign(v1::Assign { assignment, signature })
         }
         Next::Withdraw { service, generation } => v1::to_shim::Body::Withdraw(v1::Withdraw {
@@ -115,6 +116,7 @@ fn encode(hub: &Hub, next: Next) -> v1::ToShim {
             linger_millis: LINGER.as_millis() as u64,
         }),
         Next::Synced => v1::to_shim::Body::Synced(v1::Synced {}),
+        Next::Probe(probe) => v1::to_shim::Body::Probe(probe),
     };
     v1::ToShim { body: Some(body) }
 }

@@ -1,6 +1,7 @@
 //! WasmNodes: one for each node that has a shim, owned by its Node, so that it goes with it. In: what shims say; out:
 //! their status, written when it is news and not more often than every ten seconds. IO; what to say is in `status`.
 
+pub mod facts;
 mod status;
 
 use std::{
@@ -31,6 +32,7 @@ use crate::{
     link::Hub,
     metrics::Metrics,
     reconcile::{plan::PATIENCE, service_ref},
+    said,
 };
 use status::{Said, connected, disconnected, is_news};
 
@@ -58,7 +60,7 @@ impl Nodes {
         let watch = watcher(Api::<WasmNode>::all(self.client.clone()), watcher::Config::default());
         let watch = watch.default_backoff().reflect(writer).for_each(async |event| {
             if let Err(error) = event {
-                tracing::warn!(%error, "WasmNodes cannot be watched for now");
+                tracing::warn!(error = said::watch(&error), "WasmNodes cannot be watched for now");
             }
         });
         let write = async {
@@ -81,7 +83,7 @@ impl Nodes {
         let known: HashMap<_, _> = store.state().into_iter().map(|node| (node.name_any(), node)).collect();
         for (name, new) in self.statuses(&known) {
             if let Err(error) = self.write(&name, known.get(&name).map(AsRef::as_ref), new).await {
-                tracing::warn!(%error, node = name, "a WasmNode cannot be written for now");
+                tracing::warn!(error = said::api(&error), node = name, "a WasmNode cannot be written for now");
             }
         }
         let connected = self.hub.sessions().shims().values().filter(|shim| shim.connected).count();

@@ -38,7 +38,8 @@ impl Applied {
 /// Applies a plan. The slice goes before the link: what shims are told is recorded first. A Service that the API server
 /// will not have holds up neither: its error comes after.
 pub async fn apply(plan: Plan, observed: &Observed, context: &Context) -> Result<Applied, kube::Error> {
-    let Plan { service, slice, assigned, facts } = plan;
+    // The loads were taken when it was planned.
+    let Plan { service, slice, assigned, loads: _, facts } = plan;
     let Observed { child, slice: found, .. } = observed;
     let namespace = &observed.id.namespace;
     let served = match write_service(&context.client, namespace, service, child).await {
@@ -125,7 +126,7 @@ fn holds<K: Serialize>(live: &K, desired: &K) -> bool {
 }
 
 /// Objects may have more, which the API server or others have set; lists may not.
-fn contains(live: &Value, desired: &Value) -> bool {
+pub(crate) fn contains(live: &Value, desired: &Value) -> bool {
     match (live, desired) {
         (Value::Object(live), Value::Object(desired)) => {
             desired.iter().all(|(key, value)| live.get(key).is_some_and(|live| contains(live, value)))

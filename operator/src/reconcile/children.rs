@@ -17,7 +17,7 @@ use kube::{Resource, ResourceExt};
 use podless_crds::{MANAGED_BY, SERVICE_LABEL, WasmService};
 use serde::{Deserialize, Serialize};
 
-use crate::wake::ServiceRef;
+use crate::{schedule::Cost, wake::ServiceRef};
 
 /// Annotation of the slice with [`Recorded`].
 pub const PLACEMENTS: &str = "podless.dev/placements";
@@ -36,6 +36,26 @@ pub struct Recorded {
     pub fingerprint: String,
     /// By node.
     pub nodes: BTreeMap<String, RecordedNode>,
+    /// Thousandths of a CPU that one replica requests.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cpu_millis: u64,
+    /// Bytes of memory that one replica requests.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub memory: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+impl Recorded {
+    /// What the service takes of each node.
+    pub fn loads(&self) -> BTreeMap<String, Cost> {
+        let each = Cost { slots: 0, cpu_millis: self.cpu_millis, memory: self.memory };
+        let load = |n: &RecordedNode| Cost { slots: u64::from(n.budget), ..each.times(n.replicas) };
+        self.nodes.iter().map(|(node, n)| (node.clone(), load(n))).collect()
+    }
 }
 
 /// What is placed on one node.
@@ -227,7 +247,11 @@ mod tests {
             service_generation: 3,
             fingerprint: "f".into(),
             nodes: BTreeMap::from([("node-1".to_owned(), RecordedNode { replicas: 2, budget: 200 })]),
+            cpu_millis: 50,
+            memory: 0,
         };
+        let load = Cost { slots: 200, cpu_millis: 100, memory: 0 };
+        assert_eq!(record.loads(), BTreeMap::from([("node-1".to_owned(), load)]));
         let spec = serde_json::json!({"image": "r/a:1"});
         let owner = WasmService::new("s", serde_json::from_value(spec).expect("a spec"));
         let slice = slice_object(&owner, 20_001, "IPv4", "podless", &[], Some(&record));

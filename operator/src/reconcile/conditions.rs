@@ -30,11 +30,14 @@ fn verdict(kind: ConditionType, status: Status, reason: Reason, message: impl In
 /// Every condition, in order.
 pub fn verdicts(build: &BuildState, outcome: &Outcome<'_>, old: &[Condition], generation: i64) -> Vec<Verdict> {
     let mut all = steps(build, outcome, old, generation);
-    all.push(placed(outcome));
+    all.push(placed(outcome, old, generation));
     let (available, ready) = serving(outcome, &all, old, generation);
     all.extend([available, ready]);
     all
 }
+
+/// What the build goes through.
+const STEPS: [ConditionType; 3] = [ConditionType::Resolved, ConditionType::Audited, ConditionType::Precompiled];
 
 /// Resolved, Audited and Precompiled.
 fn steps(build: &BuildState, outcome: &Outcome<'_>, old: &[Condition], generation: i64) -> Vec<Verdict> {
@@ -45,9 +48,14 @@ fn steps(build: &BuildState, outcome: &Outcome<'_>, old: &[Condition], generatio
     }
     // A new leader makes again what status says was made: that is no news, nor is a registry that is away meanwhile.
     let made = || kept(old, &[Resolved, Audited, Precompiled], generation);
+    // Nor is it news that it tries again what was refused.
+    let decided = || {
+        let said: Option<Vec<_>> = STEPS.iter().map(|kind| said(old, *kind, generation)).collect();
+        said.filter(|said| said.iter().any(|v| v.status == Status::False))
+    };
     match build {
         BuildState::Ready(built) => done(built),
-        BuildState::Pending(phase) => made().unwrap_or_else(|| match phase {
+        BuildState::Pending(phase) => made().or_else(decided).unwrap_or_else(|| match phase {
             Phase::Resolving => vec![
                 verdict(Resolved, Unknown, Reason::Resolving, "the registry is being asked"),
                 verdict(Audited, Unknown, Reason::Waiting, "waits for the component"),
@@ -88,13 +96,12 @@ fn done(built: &Built) -> Vec<Verdict> {
 
 /// The step that failed, those before it as done, those after it as waiting.
 fn failed(kind: ConditionType, reason: Reason, message: &str) -> Vec<Verdict> {
-    let steps = [ConditionType::Resolved, ConditionType::Audited, ConditionType::Precompiled];
-    let at = steps.iter().position(|step| *step == kind).unwrap_or(0);
-    let each = steps.into_iter().enumerate().map(|(i, step)| match i.cmp(&at) {
+    let at = STEPS.iter().position(|step| *step == kind).unwrap_or(0);
+    let each = STEPS.into_iter().enumerate().map(|(i, step)| match i.cmp(&at) {
         std::cmp::Ordering::Less => verdict(step, Status::True, Reason::Done, "done"),
         std::cmp::Ordering::Equal => verdict(step, Status::False, reason, message),
         std::cmp::Ordering::Greater => {
-            verdict(step, Status::Unknown, Reason::Waiting, format!("waits for {}", steps[at].as_str()))
+            verdict(step, Status::Unknown, Reason::Waiting, format!("waits for {}", STEPS[at].as_str()))
         }
     });
     each.collect()
@@ -119,12 +126,17 @@ fn kept(old: &[Condition], kinds: &[ConditionType], generation: i64) -> Option<V
 }
 
 fn is_true(old: &[Condition], kind: ConditionType, generation: i64) -> Option<Verdict> {
-    let condition = old.iter().find(|c| c.type_ == kind.as_str())?;
-    let holds = condition.status == "True" && condition.observed_generation == Some(generation);
-    holds.then(|| verdict(kind, Status::True, Reason::Done, condition.message.clone()))
+    said(old, kind, generation).filter(|v| v.status == Status::True)
 }
 
-fn placed(outcome: &Outcome<'_>) -> Verdict {
+/// What the condition says of this generation.
+fn said(old: &[Condition], kind: ConditionType, generation: i64) -> Option<Verdict> {
+    let condition = old.iter().find(|c| c.type_ == kind.as_str() && c.observed_generation == Some(generation))?;
+    let status = [Status::True, Status::False, Status::Unknown].into_iter().find(|s| s.as_str() == condition.status)?;
+    Some(verdict(kind, status, Reason::from_name(&condition.reason)?, condition.message.clone()))
+}
+
+fn placed(outcome: &Outcome<'_>, old: &[Condition], generation: i64) -> Verdict {
     let kind = ConditionType::Placed;
     let facts = match outcome {
         Outcome::Applied(applied) => applied.facts(),
@@ -138,20 +150,29 @@ fn placed(outcome: &Outcome<'_>) -> Verdict {
             return verdict(kind, Status::False, *reason, message.clone());
         }
     };
-    if !facts.places.is_empty() {
-        let replicas: u32 = facts.places.iter().map(|p| p.replicas).sum();
-        let message = format!("{} on {}", count(replicas, "replica"), count(facts.places.len() as u32, "node"));
-        return verdict(kind, Status::True, Reason::Done, message);
+    if let Some(message) = &facts.env {
+        return verdict(kind, Status::False, Reason::EnvInvalid, message.clone());
     }
-    if facts.usable_shims == 0 && !facts.patience.is_zero() {
-        return verdict(kind, Status::Unknown, Reason::Waiting, "waits for the shims to connect to the operator");
+    let Facts { wanted, places, short, usable_shims, patience, placeable, .. } = facts;
+    let total: u32 = places.iter().map(|p| p.replicas).sum();
+    let nodes = count(places.len() as u32, "node");
+    if *wanted == 0 && total == 0 && (!places.is_empty() || *placeable && patience.is_zero()) {
+        return verdict(kind, Status::True, Reason::Done, format!("stopped: {nodes} answer that it is"));
     }
-    if facts.usable_shims == 0 {
+    if short.is_none() && !places.is_empty() && total >= *wanted {
+        return verdict(kind, Status::True, Reason::Done, format!("{} on {nodes}", count(total, "replica")));
+    }
+    if places.is_empty() && *usable_shims == 0 && patience.is_zero() {
         let message = "no node has a shim that is connected and runs this operator's engine: \
              look at `kubectl get wasmnodes` and at the pods of DaemonSet podless-shim";
         return verdict(kind, Status::False, Reason::NoNode, message);
     }
-    verdict(kind, Status::Unknown, Reason::Waiting, "waits for Precompiled")
+    if *placeable && patience.is_zero() {
+        return verdict(kind, Status::False, Reason::NoNode, short.clone().unwrap_or_default());
+    }
+    // A new leader that does not know everything yet says what was said.
+    let waits = if *placeable { "waits for the shims to connect to the operator" } else { "waits for Precompiled" };
+    said(old, kind, generation).unwrap_or_else(|| verdict(kind, Status::Unknown, Reason::Waiting, waits))
 }
 
 /// Available and Ready.
@@ -170,11 +191,13 @@ fn serving(outcome: &Outcome<'_>, before: &[Verdict], old: &[Condition], generat
             return (available, verdict(Ready, status, *reason, message.clone()));
         }
     };
-    let Facts { places, endpoints, endpoints_current, failures, .. } = facts;
+    let Facts { wanted, places, endpoints, endpoints_current, failures, .. } = facts;
     let replicas: u32 = places.iter().map(|p| p.replicas).sum();
     let current: u32 = places.iter().filter(|p| p.current).map(|p| p.replicas).sum();
     let shims = count(*endpoints as u32, "shim");
+    let stopped = "spec.replicas is 0: every request is answered 503";
     let available = match (*endpoints, *endpoints_current) {
+        _ if *wanted == 0 => verdict(Available, Status::False, Reason::Stopped, stopped),
         (0, _) => verdict(Available, Status::False, Reason::NothingServes, "no shim serves it"),
         (_, false) => verdict(
             Available,
@@ -185,8 +208,12 @@ fn serving(outcome: &Outcome<'_>, before: &[Verdict], old: &[Condition], generat
         _ => verdict(Available, Status::True, Reason::Serving, format!("serves on {shims}")),
     };
     let step = |status| before.iter().find(|v| v.status == status);
+    let unplaced = before.iter().find(|v| v.kind == ConditionType::Placed && v.status == Status::False);
     let progress = format!("{current} of {} serve generation {generation}", count(replicas, "replica"));
-    let ready = if replicas > 0 && current == replicas && *endpoints > 0 {
+    let serves = *wanted > 0 && replicas > 0 && current == replicas && *endpoints > 0;
+    let ready = if let Some(step) = unplaced {
+        verdict(Ready, Status::False, step.reason, step.message.clone())
+    } else if serves {
         verdict(Ready, Status::True, Reason::Serving, progress)
     } else if let Some(step) = step(Status::False) {
         verdict(Ready, Status::False, step.reason, step.message.clone())
@@ -195,6 +222,8 @@ fn serving(outcome: &Outcome<'_>, before: &[Verdict], old: &[Condition], generat
         verdict(Ready, Status::False, Reason::LoadFailed, format!("node {node}{more}: {message}"))
     } else if let Some(step) = step(Status::Unknown) {
         verdict(Ready, Status::Unknown, step.reason, step.message.clone())
+    } else if *wanted == 0 && places.iter().all(|p| p.current) {
+        verdict(Ready, Status::True, Reason::Stopped, stopped)
     } else {
         verdict(Ready, Status::Unknown, Reason::Loading, progress)
     };

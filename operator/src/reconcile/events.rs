@@ -8,6 +8,8 @@ use kube::{
 };
 use podless_crds::{ConditionType, Reason, WasmService};
 
+use crate::said;
+
 /// Longest note that the API server takes, in bytes.
 const NOTE: usize = 1024;
 
@@ -37,7 +39,9 @@ pub fn notices(old: &[Condition], new: &[Condition]) -> Vec<Notice> {
         let first = available && was.is_none_or(|was| was.status != "True");
         // Ready repeats the reason of the step that failed.
         let told = ready && all.iter().any(|notice| notice.reason == condition.reason);
-        let warning = condition.status == "False" && !first && !told;
+        // Who stops a service is told by Ready.
+        let stopped = condition.reason == Reason::Stopped.as_str();
+        let warning = condition.status == "False" && !first && !told && !stopped;
         let news = warning || ready && condition.status == "True";
         if same || !news {
             continue;
@@ -62,7 +66,7 @@ pub async fn publish(recorder: &Recorder, service: &WasmService, notices: Vec<No
         let type_ = if warning { EventType::Warning } else { EventType::Normal };
         let event = Event { type_, reason, note: Some(message), action: about, secondary: None };
         if let Err(error) = recorder.publish(&event, &service.object_ref(&())).await {
-            tracing::warn!(%error, "an Event could not be published");
+            tracing::warn!(error = said::api(&error), "an Event could not be published");
         }
     }
 }
@@ -103,5 +107,8 @@ mod tests {
         check(&serving, &[("Ready", "Unknown", "Loading")], &[]);
         check(&serving, &[("Ready", "False", "LoadFailed")], &[(true, "LoadFailed")]);
         check(&[], &[("Placed", "False", "ServiceConflict")], &[(true, "ServiceConflict")]);
+        let stopped = [("Available", "False", "Stopped"), ("Ready", "True", "Stopped")];
+        check(&serving, &stopped, &[(false, "Stopped")]);
+        check(&stopped, &serving[1..], &[(false, "Serving")]);
     }
 }

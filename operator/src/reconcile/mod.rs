@@ -5,11 +5,13 @@
 pub mod apply;
 pub mod children;
 pub mod conditions;
+pub mod env;
 pub mod events;
+pub mod lanes;
 pub mod measured;
 pub mod observe;
 pub mod plan;
-mod quantity;
+pub mod quantity;
 pub mod status_of;
 pub mod views;
 
@@ -18,7 +20,7 @@ mod tests;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -33,18 +35,25 @@ use serde_json::json;
 
 use crate::{
     build::{Builds, backoff},
+    ledger::Ledger,
     link::Hub,
     metrics::Metrics,
-    ports::Ports,
+    nodes::facts::NodeStore,
+    said,
     wake::ServiceRef,
 };
-use plan::{Facts, Rejected, Settings, plan};
+use lanes::Lanes;
+use observe::Observed;
+use plan::{Facts, Plan, Rejected, Settings, plan};
 use status_of::{Outcome, status_of};
 
 /// A full pass over everything repairs what no watch has told.
 const REPAIR: Duration = Duration::from_secs(600);
 /// A shim that could not load a service is asked again after this.
 const RELOAD: Duration = Duration::from_secs(60);
+/// Nobody tells when other services have made room.
+const ROOM: Duration = Duration::from_secs(15);
+
 /// What every reconcile needs.
 pub struct Context {
     /// The API server.
@@ -55,8 +64,10 @@ pub struct Context {
     pub pods: Store<Pod>,
     /// Artifacts.
     pub builds: Arc<Builds>,
-    /// Service ports.
-    pub ports: Arc<Mutex<Ports>>,
+    /// The cluster's Nodes.
+    pub nodes: NodeStore,
+    /// What each service has been given.
+    pub ledger: Arc<Mutex<Ledger>>,
     /// What is the same for all services.
     pub settings: Settings,
     /// When this replica became the leader.
@@ -65,6 +76,8 @@ pub struct Context {
     pub recorder: Recorder,
     /// Counts.
     pub metrics: Metrics,
+    /// Whose turn it is.
+    pub lanes: Lanes,
     /// How often a service has failed in a row, by its uid.
     pub failures: Mutex<HashMap<String, u32>>,
 }
@@ -73,7 +86,7 @@ pub struct Context {
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
     /// The API server refused, or was away.
-    #[error("the API server: {0}")]
+    #[error("the API server: {}", said::api(.0))]
     Api(#[from] kube::Error),
     /// It came without uid or namespace, which the API server never does.
     #[error("an object without uid or namespace")]
@@ -97,6 +110,8 @@ fn refusal(error: &kube::Error) -> Option<&str> {
 
 /// Reconciles one service, and counts it.
 pub async fn reconcile(service: Arc<WasmService>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let has_artifact = service.metadata.uid.as_deref().is_some_and(|uid| context.builds.has_artifact(uid));
+    let _turn = context.lanes.turn(has_artifact).await;
     let start = Instant::now();
     context.metrics.reconcile_began();
     let result = one(service, &context).await;
@@ -119,6 +134,11 @@ pub fn on_error(service: Arc<WasmService>, error: &ReconcileError, context: Arc<
 }
 
 impl Context {
+    /// What each service has been given. Not to be held over an await.
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How long to wait after one more failure of this service.
     fn next_wait(&self, uid: &str) -> Duration {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
@@ -139,9 +159,10 @@ async fn one(service: Arc<WasmService>, context: &Context) -> Result<(Action, &'
     }
     context.hub.sessions().retry_failed(&id.uid, Instant::now(), RELOAD);
     let observed = observe::observe(service, &id, context).await?;
-    let applied = match plan(&observed, &context.settings) {
+    let applied = match planned(&observed, context) {
         Ok(plan) => match apply::apply(plan, &observed, context).await {
             Ok(applied) => Ok(applied),
+            Err(error) if namespace_ends(&error) => return Ok((Action::await_change(), "deleting")),
             Err(error) => Err(refused(&error, &id, context).ok_or(error)?),
         },
         Err(rejected) => Err(rejected),
@@ -152,7 +173,12 @@ async fn one(service: Arc<WasmService>, context: &Context) -> Result<(Action, &'
             let facts = applied.facts();
             let again = match facts {
                 // Then it can be said that there is none.
-                Facts { usable_shims: 0, patience, .. } if !patience.is_zero() => *patience,
+                Facts { usable_shims: 0, patience, .. } | Facts { short: Some(_), patience, .. }
+                    if !patience.is_zero() =>
+                {
+                    *patience
+                }
+                Facts { short: Some(_), .. } => ROOM,
                 Facts { failures, .. } if failures.is_empty() => REPAIR,
                 _ => RELOAD,
             };
@@ -167,6 +193,22 @@ async fn one(service: Arc<WasmService>, context: &Context) -> Result<(Action, &'
         write_status(&observed.service, status, context).await?;
     }
     Ok((Action::requeue(again), label))
+}
+
+/// Plans, and takes what was planned in the same step: of two services that are reconciled at once, one comes first.
+fn planned(observed: &Observed, context: &Context) -> Result<Plan, Rejected> {
+    let uid = &observed.id.uid;
+    let mut ledger = context.ledger();
+    let plan = plan(observed, &ledger.loads.without(uid), &context.settings)?;
+    ledger.loads.set(uid, plan.loads.clone());
+    Ok(plan)
+}
+
+/// The namespace is being deleted, and this object with it.
+fn namespace_ends(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    status.code == 403 && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// What the API server will not have for this object is told to its user; everything else is an error.

@@ -1,8 +1,7 @@
 //! What is. In: a WasmService; out: everything that its plan depends on. IO, reading only.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,13 +12,15 @@ use podless_crds::WasmService;
 use super::{
     Context,
     children::{Child, slice_name},
+    env::{self, Env, EnvError},
     measured::{Measured, measure},
     plan::PATIENCE,
     views::{ShimView, views},
 };
 use crate::{
     build::{BuildState, Wanted},
-    link::content::Assigned,
+    link::content::{Assigned, Content},
+    nodes::facts::AllNodes,
     shims::shim_pods,
     wake::ServiceRef,
 };
@@ -39,12 +40,16 @@ pub struct Observed {
     pub build: BuildState,
     /// What this leader has assigned.
     pub assigned: Option<Arc<Assigned>>,
+    /// The content of that, sealed by the present key: what is served on while there is nothing newer.
+    pub kept: Option<Arc<Content>>,
     /// Its port; `None` when they have run out.
     pub port: Option<u16>,
     /// Every shim.
     pub shims: Vec<ShimView>,
-    /// Requests in flight that other services may put on each node.
-    pub loads: BTreeMap<String, u64>,
+    /// Every Node of the cluster.
+    pub nodes: AllNodes,
+    /// Its environment, or what is missing of it.
+    pub env: Result<Env, EnvError>,
     /// What the shims have measured.
     pub measured: Measured,
     /// How much longer shims may take to connect to a new leader.
@@ -58,20 +63,26 @@ pub async fn observe(service: Arc<WasmService>, id: &ServiceRef, context: &Conte
     let children = Api::<core::Service>::namespaced(context.client.clone(), &id.namespace);
     let slices = Api::<EndpointSlice>::namespaced(context.client.clone(), &id.namespace);
     let slice = slice_name(&id.name);
-    let (child, slice) = tokio::try_join!(children.get_opt(&id.name), slices.get_opt(&slice))?;
+    let sources = env::read(&context.client, &id.namespace, env::sources(&service));
+    let (child, slice, found) = tokio::try_join!(children.get_opt(&id.name), slices.get_opt(&slice), sources)?;
 
     let build = context.builds.ask(wanted(&service, id));
-    let port = context.ports.lock().unwrap_or_else(PoisonError::into_inner).port_of(&id.uid);
+    let port = context.ledger().ports.port_of(&id.uid);
     let pods = shim_pods(&context.pods);
     let sessions = context.hub.sessions();
+    let assigned = sessions.assigned(&id.uid);
+    // A key that was read can always seal; if not, what is assigned stays as it is.
+    let refreshed = |a: &Arc<Assigned>| context.hub.signing.refresh(&a.content).unwrap_or_else(|_| a.content.clone());
     Ok(Observed {
         child: Child::of(child, id),
         slice: Child::of(slice, id),
         build,
-        assigned: sessions.assigned(&id.uid),
+        kept: assigned.as_ref().map(refreshed),
+        assigned,
         port,
         shims: views(&sessions, &pods, &id.uid, context.leading_since, Instant::now()),
-        loads: sessions.loads_without(&id.uid),
+        nodes: context.nodes.all(),
+        env: env::resolve(&service.spec.revision.env, &found),
         measured: sessions.reports_of(&id.uid).map(|reports| measure(&reports)).unwrap_or_default(),
         patience: PATIENCE.saturating_sub(context.leading_since.elapsed()),
         epoch: sessions.epoch(),
@@ -97,5 +108,6 @@ fn wanted(service: &WasmService, id: &ServiceRef) -> Wanted {
         pinned: pinned.map(|image| image.digest.clone()),
         pull_secrets: spec.image_pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
         logging: spec.revision.capabilities.logging.is_some(),
+        outbound_http: spec.revision.capabilities.outbound_http.is_some(),
     }
 }

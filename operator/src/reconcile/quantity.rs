@@ -1,19 +1,38 @@
-//! Bytes of a Kubernetes quantity. In: its text; out: bytes. Pure.
+//! Kubernetes quantities. In: their text; out: bytes, or thousandths of a CPU. Pure.
 
 /// Reads `64Mi`, `1.5M`, `67108864`, `64e6`; `None` when it is not a whole number of bytes.
-pub(crate) fn bytes(quantity: &str) -> Option<u64> {
-    const SUFFIXES: [(&str, f64); 12] = [
+pub fn bytes(quantity: &str) -> Option<u64> {
+    let bytes = number(quantity)?;
+    (bytes.fract() == 0.0 && bytes <= EXACT).then_some(bytes as u64)
+}
+
+/// Reads CPUs, as `2` or `50m`, in thousandths; what is finer is rounded up, as Kubernetes does.
+pub(crate) fn millis(quantity: &str) -> Option<u64> {
+    // 0.1 + 0.2 is a little more than 0.3: that is not finer.
+    let millis = (number(quantity)? * 1e3 - 1e-6).ceil().max(0.0);
+    (millis <= EXACT).then_some(millis as u64)
+}
+
+/// The largest whole number that is exact.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+fn number(quantity: &str) -> Option<f64> {
+    const SUFFIXES: [(&str, f64); 16] = [
         ("Ki", 1024.0),
         ("Mi", 1048576.0),
         ("Gi", 1073741824.0),
         ("Ti", 1099511627776.0),
         ("Pi", 1125899906842624.0),
+        ("Ei", 1152921504606846976.0),
+        ("n", 1e-9),
+        ("u", 1e-6),
         ("m", 1e-3),
         ("k", 1e3),
         ("M", 1e6),
         ("G", 1e9),
         ("T", 1e12),
         ("P", 1e15),
+        ("E", 1e18),
         ("", 1.0),
     ];
     let (number, factor) =
@@ -22,8 +41,7 @@ pub(crate) fn bytes(quantity: &str) -> Option<u64> {
     if !number.starts_with(|c: char| c.is_ascii_digit() || c == '.' || c == '+') {
         return None;
     }
-    let bytes = number.parse::<f64>().ok()? * factor;
-    (bytes.fract() == 0.0 && bytes <= 9_007_199_254_740_992.0).then_some(bytes as u64)
+    Some(number.parse::<f64>().ok()? * factor)
 }
 
 #[cfg(test)]
@@ -50,6 +68,24 @@ mod tests {
             ("64MiB", None),
         ] {
             assert_eq!(bytes(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn thousandths_of_a_cpu() {
+        for (text, want) in [
+            ("2", Some(2000)),
+            ("50m", Some(50)),
+            ("0.1", Some(100)),
+            ("0.3", Some(300)),
+            ("1930m", Some(1930)),
+            ("100u", Some(1)),
+            ("0", Some(0)),
+            ("1k", Some(1_000_000)),
+            ("-1", None),
+            ("many", None),
+        ] {
+            assert_eq!(millis(text), want, "{text}");
         }
     }
 }

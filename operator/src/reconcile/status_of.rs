@@ -2,7 +2,7 @@
 //! status, or `None` when it would say nothing new. Pure: the time is an argument.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use podless_crds::{Artifact, PlacementStatus, WasmServiceStatus, set_condition};
+use podless_crds::{Artifact, PlacementStatus, SERVICE_LABEL, WasmServiceStatus, set_condition};
 
 use super::{
     apply::Applied,
@@ -35,9 +35,10 @@ pub fn status_of(o: &Observed, outcome: &Outcome<'_>, settings: &Settings, now: 
     }
     new.observed_generation = Some(generation);
     new.url = Some(format!("http://{}.{}.svc.{}", o.id.name, o.id.namespace, settings.cluster_domain));
+    new.selector = Some(format!("{SERVICE_LABEL}={}", o.id.name));
     if let BuildState::Ready(built) = &o.build {
         new.imports = built.imports.clone();
-        new.artifacts = vec![artifact(built)];
+        new.artifacts = vec![artifact(built, &old.artifacts)];
     }
     if let Outcome::Applied(applied) = outcome {
         let facts = applied.facts();
@@ -49,7 +50,7 @@ pub fn status_of(o: &Observed, outcome: &Outcome<'_>, settings: &Settings, now: 
             i32::try_from(replicas).unwrap_or(i32::MAX)
         };
         (new.replicas, new.ready_replicas) = (sum(false), sum(true));
-        let places = facts.places.iter().take(TOP).map(|p| PlacementStatus {
+        let places = facts.places.iter().filter(|p| p.replicas > 0).take(TOP).map(|p| PlacementStatus {
             node: p.node.clone(),
             replicas: i32::try_from(p.replicas).unwrap_or(i32::MAX),
             ready: p.current,
@@ -65,11 +66,14 @@ pub fn status_of(o: &Observed, outcome: &Outcome<'_>, settings: &Settings, now: 
     (new != old).then_some(new)
 }
 
-fn artifact(built: &Built) -> Artifact {
-    Artifact {
+/// The artifact. A new leader that has compiled the same again has no news: it took as long as it took the first time.
+fn artifact(built: &Built, old: &[Artifact]) -> Artifact {
+    let new = Artifact {
         target: built.seal.target.clone(),
         fingerprint: built.seal.fingerprint.clone(),
         size: i64::try_from(built.seal.code_size).unwrap_or(i64::MAX),
         compile_millis: i64::try_from(built.compile_millis).unwrap_or(i64::MAX),
-    }
+    };
+    let same = |old: &&Artifact| Artifact { compile_millis: new.compile_millis, ..(*old).clone() } == new;
+    old.iter().find(same).cloned().unwrap_or(new)
 }

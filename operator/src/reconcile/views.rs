@@ -32,10 +32,16 @@ pub struct ShimView {
     pub matches: bool,
     /// How long its link has been down.
     pub silent: Duration,
+    /// Nobody reaches it: its node is believed to be lost.
+    pub ejected: bool,
     /// Generation of this service's assignment that it serves.
     pub serves: Option<u64>,
     /// It could not load this.
     pub failed: Option<Failure>,
+    /// Instances that may be live at once, as it has said.
+    pub slots: Option<u32>,
+    /// Its memory limit in bytes.
+    pub memory: Option<u64>,
 }
 
 /// Every shim there is, by the uid of its pod. A shim that has never connected to this leader counts as silent since
@@ -59,8 +65,11 @@ pub fn views(
             connected: false,
             matches: false,
             silent: now.duration_since(leading_since),
+            ejected: sessions.is_ejected(&pod.uid),
             serves: None,
             failed: None,
+            slots: None,
+            memory: pod.memory,
         };
         all.insert(pod.uid.clone(), view);
     }
@@ -80,14 +89,22 @@ pub fn views(
             connected: true,
             matches: false,
             silent: Duration::ZERO,
+            ejected: false,
             serves: None,
             failed: None,
+            slots: None,
+            memory: None,
         });
+        if shim.connected {
+            // As it was when it connected: the watch may still show the address that it had before its node went down.
+            view.ip = identity.ip.clone();
+        }
         view.connected = shim.connected;
         view.matches = sessions.matches(shim);
         view.silent = if shim.connected { Duration::ZERO } else { now.duration_since(shim.since) };
         view.serves = shim.known.get(service).copied();
         view.failed = shim.failed.get(service).cloned();
+        view.slots = shim.hello.capacity.as_ref().map(|capacity| capacity.instances);
     }
     all.into_values().collect()
 }

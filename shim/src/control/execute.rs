@@ -3,11 +3,11 @@
 use std::{
     collections::HashSet,
     io,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-use podless_link::v1::{self, ack::Outcome};
+use podless_link::v1::{self, ack::Outcome, from_shim};
 use tokio::time;
 use wasmtime_wasi_http::handler::ProxyHandler;
 
@@ -20,7 +20,7 @@ use super::{
     verify::Order,
 };
 use crate::{
-    host::log::ServiceLog,
+    host::{log::ServiceLog, outbound::ServiceGate},
     serve::{budget::Budget, instance::Instances, service::Service, stats::Stats},
 };
 
@@ -39,12 +39,13 @@ impl Control {
             let (stats, identity) = (Arc::<Stats>::default(), &order.identity);
             self.config.shared.services().insert(uid.to_owned(), (identity.clone(), stats.clone()));
             let log = ServiceLog::new(self.config.lines.clone(), &identity.namespace, &identity.name);
+            let gate = ServiceGate::new(Arc::new(log), stats.outbound.clone());
             Entry {
                 serving: None,
                 work: Work::Idle,
                 stats,
                 budget: Budget::new(order.budget),
-                log: Arc::new(log),
+                gate: Arc::new(gate),
                 pause: RETRY,
                 bytes_per_instance: 0,
             }
@@ -52,10 +53,10 @@ impl Control {
         entry.work = Work::Loading;
         self.busy += 1;
         let (shop, client, loading) = (self.shop.clone(), self.client.clone(), self.loading.clone());
-        let log = entry.log.clone();
+        let gate = entry.gate.clone();
         self.jobs.spawn(async move {
             let _turn = loading.acquire().await;
-            let prepared = prepare(shop, order.clone(), client, log).await;
+            let prepared = prepare(shop, order.clone(), client, gate).await;
             Done::Prepared(order, Box::new(prepared))
         });
     }
@@ -80,6 +81,7 @@ impl Control {
                 self.unused = true;
                 self.ack(uid, generation, Outcome::Withdrawn(v1::Withdrawn {}));
             }
+            Done::Probed(result) => self.say(from_shim::Body::ProbeResult(result)),
             Done::Measured(resident, took) => {
                 self.measure_after = Instant::now() + took * MEASURING;
                 match resident {
@@ -90,7 +92,7 @@ impl Control {
         }
     }
 
-    fn on_prepared(&mut self, order: Arc<Order>, prepared: Result<Prepared, PrepareError>) {
+    fn on_prepared(&mut self, order: Arc<Order>, prepared: Result<Option<Prepared>, PrepareError>) {
         self.busy -= 1;
         let (uid, generation) = (order.identity.uid.clone(), order.generation);
         let Some(entry) = self.entries.get_mut(&uid) else { return };
@@ -124,37 +126,31 @@ impl Control {
     }
 
     /// Swaps the route to a new generation.
-    fn install(&mut self, order: Arc<Order>, prepared: Prepared) -> Result<(), PortError> {
+    fn install(&mut self, order: Arc<Order>, prepared: Option<Prepared>) -> Result<(), PortError> {
         let Some(entry) = self.entries.get_mut(&order.identity.uid) else { return Ok(()) };
         let stats = &entry.stats;
-        prepared.fetch.inspect(|time| stats.fetch.record(*time));
-        prepared.load.inspect(|time| stats.load.record(*time));
-        stats.link.record(prepared.link);
+        let (mut mould, mut code) = (None, None);
+        if let Some(prepared) = prepared {
+            prepared.fetch.inspect(|time| stats.fetch.record(*time));
+            prepared.load.inspect(|time| stats.load.record(*time));
+            stats.link.record(prepared.link);
+            (mould, code) = (Some(prepared.mould), Some(prepared.code));
+        }
         let service = Arc::new(Service {
             identity: order.identity.clone(),
             timeout: order.timeout,
             budget: entry.budget.clone(),
             stats: stats.clone(),
-            log: entry.log.clone(),
-            handler: ProxyHandler::new(Instances {
-                engine: self.config.engine.clone(),
-                component: prepared.component,
-                env: order.env.clone(),
-                memory: order.memory,
-                timeout: order.timeout,
-                log: entry.log.clone(),
-                stats: stats.clone(),
-                live: self.config.node.live.clone(),
+            log: entry.gate.log.clone(),
+            handler: mould.map(|mould| {
+                let live = self.config.node.live.clone();
+                ProxyHandler::new(Instances { mould, stats: stats.clone(), live })
             }),
         });
         self.ports.serve(order.port, service)?;
         entry.budget.resize(order.budget);
         entry.pause = RETRY;
-        if let Err(error) = self.state.keep(&order.identity.uid, &order.received) {
-            // It serves; only a restart without the operator would miss it.
-            tracing::error!(%error, "the assignment cannot be kept for a restart");
-        }
-        let old = entry.serving.replace(Serving { order: order.clone(), code: prepared.code });
+        let old = entry.serving.replace(Serving { order: order.clone(), code });
         if let Some(old) = old.filter(|old| old.order.port != order.port)
             && let Some(tenure) = self.ports.linger(old.order.port)
         {
@@ -165,7 +161,24 @@ impl Control {
             });
         }
         self.unused = true;
+        // What is being restored comes from there.
+        if self.restored {
+            self.keep(&order.identity.uid);
+        }
         Ok(())
+    }
+
+    /// Keeps what serves for a restart. It serves without that too: a restart that finds no operator would miss it.
+    pub(super) fn keep(&mut self, uid: &str) {
+        let Some(serving) = self.entries.get(uid).and_then(|entry| entry.serving.as_ref()) else { return };
+        if let Err(error) = self.state.keep(uid, &serving.order.received) {
+            // Said by a metric for as long as it lasts; each second would flood the log.
+            if self.config.shared.unkept.load(Relaxed) == 0 {
+                tracing::error!(%error, uid, "assignments cannot be kept for a restart: look at the shim's volume `state`");
+            }
+            self.unkept.insert(uid.to_owned());
+            self.config.shared.unkept.store(self.unkept.len() as u64, Relaxed);
+        }
     }
 
     pub(super) fn withdraw(&mut self, uid: String) {
@@ -187,15 +200,17 @@ impl Control {
         });
     }
 
-    /// Removes artifacts that nothing runs or wants. Before the operator has said everything, what is unused now may
-    /// be wanted in a moment.
+    /// Removes artifacts that nothing has mapped or wants. Before the operator has said everything, what is unused now
+    /// may be wanted in a moment.
     pub(super) fn sweep(&mut self) {
         if !self.synced || self.busy > 0 {
             self.unused = true;
             return;
         }
         let running = self.entries.values().filter_map(|entry| entry.serving.as_ref()).map(|serving| &serving.order);
-        let used: HashSet<_> = running.chain(self.wanted.values()).map(|o| o.seal.code_sha256.as_str()).collect();
+        let ordered = running.chain(self.wanted.values()).map(|order| order.seal.code_sha256.as_str());
+        let mapped = self.shop.loaded.hashes();
+        let used: HashSet<_> = ordered.chain(mapped.iter().map(String::as_str)).collect();
         if let Err(error) = self.shop.store.sweep(&used) {
             tracing::warn!(%error, "unused artifacts cannot be removed");
         }
@@ -205,10 +220,10 @@ impl Control {
         if Instant::now() < self.measure_after {
             return;
         }
-        let dir = self.config.data_dir.clone();
+        let (dir, keeper) = (self.config.data_dir.clone(), self.ports.keeper());
         self.jobs.spawn(async move {
             let started = Instant::now();
-            let measured = tokio::task::spawn_blocking(move || measure(&dir)).await;
+            let measured = tokio::task::spawn_blocking(move || measure(&dir, keeper)).await;
             let resident = measured.unwrap_or_else(|error| Err(io::Error::other(error)));
             Done::Measured(resident, started.elapsed())
         });

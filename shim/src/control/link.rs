@@ -43,10 +43,12 @@ pub(crate) struct LinkConfig {
 
 /// What the link tells the control loop.
 pub(crate) enum LinkEvent {
-    /// A session begins: the loop says Hello on it first.
-    Opened(Client, mpsc::Sender<FromShim>),
+    /// A session begins: the loop says Hello on it first. Who has no client brings artifacts before assigning them.
+    Opened(Option<Client>, mpsc::Sender<FromShim>),
     /// The operator said something.
     Said(Body),
+    /// A report is wanted now, not at its next turn.
+    Report,
     /// The session ended.
     Closed,
 }
@@ -115,9 +117,12 @@ pub(crate) async fn run(config: LinkConfig, events: mpsc::Sender<LinkEvent>) {
 }
 
 async fn session(config: &LinkConfig, events: &mpsc::Sender<LinkEvent>) -> Result<(), LinkError> {
-    let mut client = connect(config).await?;
+    // A leader that is frozen takes connections, and never says a word on them: the handshake needs an end of its own.
+    let connected = tokio::time::timeout(CONNECT, connect(config)).await;
+    let mut client =
+        connected.map_err(|_| LinkError::Connect(format!("no word from the operator within {CONNECT:?}")))??;
     let (outbox, messages) = mpsc::channel(OUTBOX);
-    if events.send(LinkEvent::Opened(client.clone(), outbox)).await.is_err() {
+    if events.send(LinkEvent::Opened(Some(client.clone()), outbox)).await.is_err() {
         return Ok(());
     }
     let said = |status: Status| LinkError::Session(format!("{}: {}", status.code(), status.message()));

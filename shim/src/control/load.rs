@@ -31,6 +31,12 @@ impl Loaded {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(sha256)?.upgrade()
     }
 
+    /// The hashes of what is mapped: while a service lingers, its code is still there for the next one that has it.
+    pub(crate) fn hashes(&self) -> Vec<String> {
+        let loaded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.iter().filter(|(_, code)| code.strong_count() > 0).map(|(sha256, _)| sha256.clone()).collect()
+    }
+
     /// Maps verified machine code, unless another service did meanwhile.
     pub(crate) fn load(&self, engine: &Engine, sha256: &str, verified: Verified) -> wasmtime::Result<Arc<Code>> {
         let mut loaded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -55,8 +61,8 @@ fn map(engine: &Engine, verified: &Verified) -> wasmtime::Result<Component> {
     //   `Seal` only comes out of `verify`, after the operator's signature over it was checked. The operator signs what
     //   its own compiler child wrote. Its fingerprint is ours, so version, settings, target and CPU features are too;
     //   Wasmtime checks version string, settings and CPU once more and fails where they differ.
-    // - It stays unchanged: the file belongs to this process's user, in a directory of its own, mode 0400, and is
-    //   never opened for writing after it was hashed. Who can write it all the same is this user or root, and could
+    // - It stays unchanged: the file belongs to this process's user and has mode 0400, which `store` sees to before it
+    //   hashes, in a directory of its own, and is never opened for writing afterwards. Who can write it all the same is this user or root, and could
     //   as well write this process's memory. Replacing or removing its name leaves the mapped inode as it is.
     unsafe { Component::deserialize_file(engine, path) }
 }

@@ -11,6 +11,8 @@ use std::{
     path::Path,
 };
 
+use rustix::process::Pid;
+
 use super::resident::{Resident, share_out};
 
 /// In an entry of pagemap: the page is in memory.
@@ -18,12 +20,13 @@ const PRESENT: u64 = 1 << 63;
 /// Bytes of one entry.
 const ENTRY: u64 = 8;
 
-/// Measures this process; artifacts lie below `dir`.
-pub(crate) fn measure(dir: &Path) -> io::Result<Resident> {
+/// Measures this process, and what its keeper has beside it; artifacts lie below `dir`.
+pub(crate) fn measure(dir: &Path, keeper: Option<Pid>) -> io::Result<Resident> {
     let page = rustix::param::page_size() as u64;
-    let statm = fs::read_to_string("/proc/self/statm")?;
-    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
-    let total = pages.ok_or_else(|| io::Error::other("/proc/self/statm is not as expected"))? * page;
+    let ours = pages("self")?.resident;
+    // The two run the same program: the pages of its file are counted here already.
+    let beside = keeper.map_or(Ok(0), |keeper| pages(&keeper.to_string()).map(|pages| pages.private));
+    let total = (ours + beside.unwrap_or(0)) * page;
     let pagemap = File::open("/proc/self/pagemap")?;
     let mut failed = None;
     let artifacts = share_out(&fs::read_to_string("/proc/self/maps")?, &dir.display().to_string(), |range| {
@@ -33,6 +36,20 @@ pub(crate) fn measure(dir: &Path) -> io::Result<Resident> {
         })
     });
     failed.map_or(Ok(Resident { total, artifacts }), Err)
+}
+
+struct Pages {
+    resident: u64,
+    private: u64,
+}
+
+fn pages(process: &str) -> io::Result<Pages> {
+    let statm = fs::read_to_string(format!("/proc/{process}/statm"))?;
+    let mut fields = statm.split(' ').skip(1).map_while(|field| field.parse::<u64>().ok());
+    match (fields.next(), fields.next()) {
+        (Some(resident), Some(shared)) => Ok(Pages { resident, private: resident.saturating_sub(shared) }),
+        _ => Err(io::Error::other(format!("/proc/{process}/statm is not as expected"))),
+    }
 }
 
 fn resident(pagemap: &File, range: Range<u64>, page: u64) -> io::Result<u64> {
@@ -61,7 +78,7 @@ mod tests {
             let bytes = resident(&pagemap, range.clone(), page as u64).expect("read") as usize;
             assert!(bytes >= touched * page && bytes <= 32 * page, "{bytes} of {touched} pages");
         }
-        let total = measure(Path::new("/nowhere")).expect("measured").total as f64;
+        let total = measure(Path::new("/nowhere"), None).expect("measured").total as f64;
         let rollup = fs::read_to_string("/proc/self/smaps_rollup").expect("smaps_rollup");
         let rss =
             rollup.lines().find_map(|line| line.strip_prefix("Rss:")).and_then(|line| line.split_whitespace().next());

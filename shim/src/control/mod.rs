@@ -2,6 +2,7 @@
 //! and makes it so. `diff` says what to do, this does it; the hot path only ever sees a route swapped.
 
 mod diff;
+pub(crate) mod doors;
 mod execute;
 mod fetch;
 pub(crate) mod link;
@@ -9,16 +10,17 @@ mod load;
 mod measure;
 mod ports;
 mod prepare;
+mod probe;
 mod report;
 mod resident;
 mod state;
-mod store;
+pub(crate) mod store;
 mod talk;
 mod trust;
 mod verify;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     future::pending,
     io,
     path::PathBuf,
@@ -38,7 +40,8 @@ use wasmtime::Engine;
 
 use self::{
     diff::{Have, Step, Work, diff},
-    link::{Client, LinkConfig},
+    doors::Doors,
+    link::{Client, LinkEvent},
     load::{Code, Loaded},
     ports::{Ports, Tenure},
     prepare::{PrepareError, Prepared, Workshop},
@@ -48,16 +51,15 @@ use self::{
     verify::{Order, verify},
 };
 use crate::{
-    host::{
-        Linkers,
-        log::{Lines, ServiceLog},
-    },
+    host::{Linkers, log::Lines, outbound::ServiceGate},
     serve::{Node, budget::Budget, stats::Stats},
     shared::Shared,
 };
 
 /// Generations that are loaded at once.
 const LOADING: usize = 4;
+/// Other shims that are probed at once.
+const PROBING: usize = 32;
 /// Messages of the operator that are taken before the loop looks what there is to do.
 const BATCH: usize = 256;
 /// How often the operator is told.
@@ -65,12 +67,14 @@ const REPORT: Duration = Duration::from_secs(5);
 
 /// What the control loop works with.
 pub(crate) struct ControlConfig {
-    /// The operator.
-    pub(crate) link: LinkConfig,
+    /// The mounted `podless-trust`.
+    pub(crate) trust_dir: PathBuf,
     /// Where artifacts lie.
     pub(crate) data_dir: PathBuf,
-    /// Where assignments lie.
-    pub(crate) state_dir: PathBuf,
+    /// Where assignments lie; nowhere when nobody is going to restart.
+    pub(crate) state_dir: Option<PathBuf>,
+    /// The admin port of every shim; none where there are no others.
+    pub(crate) admin_port: Option<u16>,
     /// What fits.
     pub(crate) capacity: v1::Capacity,
     /// The engine.
@@ -91,7 +95,7 @@ struct Entry {
     work: Work,
     stats: Arc<Stats>,
     budget: Arc<Budget>,
-    log: Arc<ServiceLog>,
+    gate: Arc<ServiceGate>,
     /// Pause before the next attempt, when the last one failed.
     pause: Duration,
     /// Most that was measured.
@@ -101,21 +105,23 @@ struct Entry {
 /// The generation that answers.
 struct Serving {
     order: Arc<Order>,
-    code: Arc<Code>,
+    /// Nothing is loaded of what is stopped.
+    code: Option<Arc<Code>>,
 }
 
 impl Serving {
-    fn file(&self) -> String {
-        self.code.path.display().to_string()
+    fn file(&self) -> Option<String> {
+        Some(self.code.as_ref()?.path.display().to_string())
     }
 }
 
 /// What work in the background ends with.
 enum Done {
-    Prepared(Arc<Order>, Box<Result<Prepared, PrepareError>>),
+    Prepared(Arc<Order>, Box<Result<Option<Prepared>, PrepareError>>),
     Lingered { port: u16, tenure: Tenure, drain: Duration, withdrawn: Option<(String, u64)> },
     Withdrawn(String, u64),
     Measured(io::Result<Resident>, Duration),
+    Probed(v1::ProbeResult),
 }
 
 struct Control {
@@ -123,6 +129,8 @@ struct Control {
     fingerprint: String,
     shop: Workshop,
     state: StateDir,
+    /// Services whose assignment could not be kept.
+    unkept: BTreeSet<String>,
     wanted: BTreeMap<String, Arc<Order>>,
     entries: BTreeMap<String, Entry>,
     /// Last generation of what was withdrawn, and how long it lingers: an older assignment does not bring it back.
@@ -130,6 +138,7 @@ struct Control {
     ports: Ports,
     jobs: JoinSet<Done>,
     loading: Arc<Semaphore>,
+    probing: Arc<Semaphore>,
     client: Option<Client>,
     outbox: Option<mpsc::Sender<v1::FromShim>>,
     /// Generations being loaded now.
@@ -143,17 +152,28 @@ struct Control {
     measure_after: Instant,
 }
 
-/// Runs until it is told to stop, closes every port and returns when the last request is answered, or cut off.
-pub(crate) async fn run(config: ControlConfig, stop: oneshot::Receiver<()>) -> anyhow::Result<()> {
+/// Runs until it is told to stop, closes every port and returns when the last request is answered, or cut off. Listening
+/// sockets come from `doors`; `link` makes what brings the operator's words and carries the answers.
+pub(crate) async fn run<L: Future<Output = ()> + Send + 'static>(
+    config: ControlConfig,
+    doors: Box<dyn Doors>,
+    link: impl FnOnce(mpsc::Sender<LinkEvent>) -> L,
+    stop: oneshot::Receiver<()>,
+) -> anyhow::Result<()> {
     let (events, mut from_link) = mpsc::channel(1024);
-    let mut control = Control::new(config)?;
-    control.restore().await;
+    let mut control = Control::new(config, doors)?;
+    let mut stop = std::pin::pin!(stop);
+    tokio::select! {
+        // It may wait for the operator's keys, and they for ever.
+        _ = stop.as_mut() => return Ok(()),
+        () = control.restore() => {}
+    }
     // The link opens when what was kept is served again: then Hello says all of it.
-    let (mut opening, mut link) = (Some(events), None);
+    let (mut opening, mut session) = (Some((link, events)), None);
     let mut reports = time::interval(REPORT);
     let mut seconds = time::interval(Duration::from_secs(1));
     reports.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    let (mut stop, mut said) = (std::pin::pin!(stop), vec![]);
+    let mut said = vec![];
     loop {
         tokio::select! {
             _ = stop.as_mut() => break,
@@ -167,12 +187,12 @@ pub(crate) async fn run(config: ControlConfig, stop: oneshot::Receiver<()>) -> a
         }
         control.step();
         if control.restored
-            && let Some(events) = opening.take()
+            && let Some((link, events)) = opening.take()
         {
-            link = Some(tokio::spawn(link::run(control.config.link.clone(), events)));
+            session = Some(tokio::spawn(link(events)));
         }
     }
-    link.inspect(tokio::task::JoinHandle::abort);
+    session.inspect(tokio::task::JoinHandle::abort);
     control.close().await;
     Ok(())
 }
@@ -189,24 +209,27 @@ async fn join(jobs: &mut JoinSet<Done>) -> Option<Done> {
 }
 
 impl Control {
-    fn new(config: ControlConfig) -> anyhow::Result<Self> {
+    fn new(config: ControlConfig, doors: Box<dyn Doors>) -> anyhow::Result<Self> {
         let shop = Workshop {
             engine: config.engine.clone(),
             linkers: Arc::new(Linkers::new(&config.engine).map_err(|error| anyhow::anyhow!("{error:#}"))?),
-            store: Store::open(&config.data_dir)?,
+            store: Store::open(&config.data_dir),
             loaded: Loaded::default(),
             serve: config.serve.clone(),
+            outbound: config.node.outbound.clone(),
         };
         Ok(Self {
             fingerprint: fingerprint(),
             shop,
-            state: StateDir::open(&config.state_dir)?,
+            state: StateDir::open(config.state_dir.as_deref()),
+            unkept: BTreeSet::new(),
             wanted: BTreeMap::new(),
             entries: BTreeMap::new(),
             withdrawn: HashMap::new(),
-            ports: Ports::new(config.node.clone(), config.serve.clone()),
+            ports: Ports::new(doors, config.node.clone(), config.serve.clone()),
             jobs: JoinSet::new(),
             loading: Arc::new(Semaphore::new(LOADING)),
+            probing: Arc::new(Semaphore::new(PROBING)),
             client: None,
             outbox: None,
             busy: 0,
@@ -222,7 +245,7 @@ impl Control {
     /// Wants again what was served before the restart.
     async fn restore(&mut self) {
         let trust = loop {
-            match trust::read(&self.config.link.trust_dir) {
+            match trust::read(&self.config.trust_dir) {
                 Ok(trust) => break trust,
                 Err(error) => tracing::warn!("waiting for the operator's public keys: {error}"),
             }
@@ -251,6 +274,11 @@ impl Control {
         if std::mem::take(&mut self.unused) {
             self.sweep();
         }
+        let unkept = std::mem::take(&mut self.unkept);
+        if !unkept.is_empty() {
+            unkept.iter().for_each(|uid| self.keep(uid));
+            self.config.shared.unkept.store(self.unkept.len() as u64, Relaxed);
+        }
     }
 
     /// Does what there is to do.
@@ -273,6 +301,7 @@ impl Control {
         }
         if !self.restored {
             self.restored = true;
+            self.ports.settled();
             // What could be served again is: the shim has something to be ready for.
             let any = self.entries.values().any(|entry| entry.serving.is_some());
             self.config.shared.ready.store(any, Relaxed);

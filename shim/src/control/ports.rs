@@ -3,8 +3,10 @@
 
 use std::{collections::HashMap, io, sync::Arc};
 
+use rustix::process::Pid;
 use tokio::runtime::Handle;
 
+use super::doors::Doors;
 use crate::serve::{Node, Route, listen::Listener, service::Service};
 
 /// One tenure of a port: a later one ends it.
@@ -21,6 +23,7 @@ struct Port {
 /// Every open port.
 pub(crate) struct Ports {
     open: HashMap<u16, Port>,
+    doors: Box<dyn Doors>,
     node: Arc<Node>,
     serve: Handle,
     tenures: u64,
@@ -39,8 +42,8 @@ pub(crate) enum PortError {
 
 impl Ports {
     /// No ports yet; they will be served on this runtime.
-    pub(crate) fn new(node: Arc<Node>, serve: Handle) -> Self {
-        Self { open: HashMap::new(), node, serve, tenures: 0 }
+    pub(crate) fn new(doors: Box<dyn Doors>, node: Arc<Node>, serve: Handle) -> Self {
+        Self { open: HashMap::new(), doors, node, serve, tenures: 0 }
     }
 
     /// Serves a service on its port: from now on each request there gets this generation.
@@ -56,8 +59,15 @@ impl Ports {
             return Ok(());
         }
         let _serving = self.serve.enter();
-        let listener = Listener::open(number, Arc::new(Route::new(service)), self.node.clone())
-            .map_err(|error| PortError::Open(number, error))?;
+        let listener = self
+            .doors
+            .open(number)
+            .and_then(|socket| Listener::open(socket, Arc::new(Route::new(service)), self.node.clone()))
+            .map_err(|error| {
+                // Nobody accepts there: clients are to be refused, not kept waiting.
+                self.doors.close(number);
+                PortError::Open(number, error)
+            })?;
         let tenure = next(&mut self.tenures);
         self.open.insert(number, Port { listener, owner, lingering: false, tenure });
         Ok(())
@@ -73,12 +83,25 @@ impl Ports {
     /// Takes out a port to close it, unless it was handed on meanwhile.
     pub(crate) fn take(&mut self, number: u16, tenure: Tenure) -> Option<Listener> {
         let still = self.open.get(&number).is_some_and(|port| port.lingering && port.tenure == tenure);
-        still.then(|| self.open.remove(&number)).flatten().map(|port| port.listener)
+        let port = still.then(|| self.open.remove(&number)).flatten()?;
+        self.doors.close(number);
+        Some(port.listener)
     }
 
     /// Takes out every port.
     pub(crate) fn take_all(&mut self) -> Vec<Listener> {
+        self.open.keys().for_each(|number| self.doors.close(*number));
         self.open.drain().map(|(_, port)| port.listener).collect()
+    }
+
+    /// What was served before a restart is served again, as far as it can be.
+    pub(crate) fn settled(&mut self) {
+        self.doors.settled();
+    }
+
+    /// The process that holds the sockets beside this one.
+    pub(crate) fn keeper(&self) -> Option<Pid> {
+        self.doors.keeper()
     }
 }
 

@@ -19,8 +19,11 @@ use super::{
     verify::Order,
 };
 use crate::{
-    host::{self, Guest, Linkers, log::ServiceLog},
-    serve::instance::StartTimeout,
+    host::{
+        Granted, Linkers, Surroundings,
+        outbound::{NodeGate, Outbound, ServiceGate},
+    },
+    serve::instance::{Mould, StartTimeout},
 };
 
 /// Longest time that a component may take to start when it is tried.
@@ -39,12 +42,14 @@ pub(crate) struct Workshop {
     pub(crate) loaded: Loaded,
     /// The runtime that serves: guest code runs nowhere else.
     pub(crate) serve: Handle,
+    /// The way to other servers.
+    pub(crate) outbound: Arc<NodeGate>,
 }
 
 /// What is ready to be served.
 pub(crate) struct Prepared {
-    /// The component with its imports resolved.
-    pub(crate) component: ProxyPre<Guest>,
+    /// What instances are made from.
+    pub(crate) mould: Arc<Mould>,
     /// Its code.
     pub(crate) code: Arc<Code>,
     /// Receiving and verifying; `None` when it was mapped already.
@@ -61,9 +66,6 @@ pub(crate) enum PrepareError {
     /// The artifact did not come.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// The disk.
-    #[error(transparent)]
-    Store(#[from] StoreError),
     /// Wasmtime refused the code.
     #[error("the machine code cannot be loaded: {0}")]
     Load(String),
@@ -83,7 +85,7 @@ impl PrepareError {
     pub(crate) fn reason(&self) -> (&'static str, bool) {
         match self {
             Self::Fetch(FetchError::Store(StoreError::Hash | StoreError::Size(_))) => ("artifact-mismatch", true),
-            Self::Fetch(FetchError::Store(_)) | Self::Store(_) => ("storage-failed", true),
+            Self::Fetch(FetchError::Store(_)) => ("storage-failed", true),
             Self::Fetch(_) => ("fetch-failed", true),
             Self::Load(_) => ("load-failed", false),
             Self::Link(_) => ("link-failed", false),
@@ -93,43 +95,43 @@ impl PrepareError {
     }
 }
 
-/// Prepares what an order asks for.
+/// Prepares what an order asks for: `None` for a service that is stopped, of which nothing is loaded.
 pub(crate) async fn prepare(
     shop: Workshop,
     order: Arc<Order>,
     client: Option<Client>,
-    log: Arc<ServiceLog>,
-) -> Result<Prepared, PrepareError> {
-    let prepared = linked(&shop, &order, client).await?;
-    let component = try_start(&shop, order, log, prepared.component).await?;
-    Ok(Prepared { component, ..prepared })
+    gate: Arc<ServiceGate>,
+) -> Result<Option<Prepared>, PrepareError> {
+    if order.budget == 0 {
+        return Ok(None);
+    }
+    let prepared = linked(&shop, &order, client, gate).await?;
+    try_start(&shop, prepared.mould.clone()).await?;
+    Ok(Some(prepared))
 }
 
 /// Makes one instance and drops it: what cannot start must not take the place of what serves, nor be called ready.
-async fn try_start(
-    shop: &Workshop,
-    order: Arc<Order>,
-    log: Arc<ServiceLog>,
-    component: ProxyPre<Guest>,
-) -> Result<ProxyPre<Guest>, PrepareError> {
-    let engine = shop.engine.clone();
+async fn try_start(shop: &Workshop, mould: Arc<Mould>) -> Result<(), PrepareError> {
     let started = shop.serve.spawn(async move {
-        let mut store = host::store(&engine, &log, &order.env, order.memory);
-        let limit = order.timeout.min(START);
-        let started = timeout(limit, component.instantiate_async(&mut store)).await.context(StartTimeout);
-        (component, started.and_then(|started| started.map(drop)))
+        let made = timeout(START, mould.make()).await.context(StartTimeout);
+        made.and_then(|made| made.map(drop))
     });
     match started.await? {
         // A full node says nothing about the component.
-        (_, Err(error)) if !error.is::<PoolConcurrencyLimitError>() => Err(PrepareError::Start(format!("{error:#}"))),
-        (component, _) => Ok(component),
+        Err(error) if !error.is::<PoolConcurrencyLimitError>() => Err(PrepareError::Start(format!("{error:#}"))),
+        _ => Ok(()),
     }
 }
 
-async fn linked(shop: &Workshop, order: &Arc<Order>, client: Option<Client>) -> Result<Prepared, PrepareError> {
+async fn linked(
+    shop: &Workshop,
+    order: &Arc<Order>,
+    client: Option<Client>,
+    gate: Arc<ServiceGate>,
+) -> Result<Prepared, PrepareError> {
     let sha256 = &order.seal.code_sha256;
     if let Some(code) = shop.loaded.get(sha256) {
-        return link(shop, order, code, None, None);
+        return link(shop, order, gate, code, [None, None]);
     }
     let started = Instant::now();
     let verified = match find(shop, order).await? {
@@ -146,25 +148,25 @@ async fn linked(shop: &Workshop, order: &Arc<Order>, client: Option<Client>) -> 
         })
     };
     let (code, load) = mapping.await?.map_err(|error| PrepareError::Load(format!("{error:#}")))?;
-    link(shop, order, code, Some(fetched), Some(load))
+    link(shop, order, gate, code, [Some(fetched), Some(load)])
 }
 
 async fn find(shop: &Workshop, order: &Arc<Order>) -> Result<Option<Verified>, PrepareError> {
     let (store, order) = (shop.store.clone(), order.clone());
-    Ok(tokio::task::spawn_blocking(move || store.find(&order.seal)).await??)
+    Ok(tokio::task::spawn_blocking(move || store.find(&order.seal)).await?)
 }
 
 fn link(
     shop: &Workshop,
     order: &Order,
+    gate: Arc<ServiceGate>,
     code: Arc<Code>,
-    fetch: Option<Duration>,
-    load: Option<Duration>,
+    [fetch, load]: [Option<Duration>; 2],
 ) -> Result<Prepared, PrepareError> {
     let started = Instant::now();
     let component = shop
         .linkers
-        .granted(order.logging)
+        .granted(Granted { logging: order.logging, outbound: order.outbound.is_some() })
         .instantiate_pre(&code.component)
         .and_then(|component| {
             Ok(match order.seal.http {
@@ -173,5 +175,17 @@ fn link(
             })
         })
         .map_err(|error| PrepareError::Link(format!("{error:#}")))?;
-    Ok(Prepared { component, code, fetch, load, link: started.elapsed() })
+    let link = started.elapsed();
+    let log = gate.log.clone();
+    let outbound = order
+        .outbound
+        .clone()
+        .map(|grant| Arc::new(Outbound { grant, limit: order.timeout, service: gate, node: shop.outbound.clone() }));
+    let mould = Arc::new(Mould {
+        engine: shop.engine.clone(),
+        component,
+        surroundings: Surroundings { env: order.env.clone(), memory: order.memory, log, outbound },
+        timeout: order.timeout,
+    });
+    Ok(Prepared { mould, code, fetch, load, link })
 }

@@ -16,14 +16,14 @@ pub(super) fn compose<'a>(
     let entries: Vec<_> = entries.collect();
     let mut sharers: HashMap<String, u64> = HashMap::new();
     for (_, entry) in &entries {
-        if let Some(serving) = &entry.serving {
-            *sharers.entry(serving.file()).or_default() += 1;
+        if let Some(file) = entry.serving.as_ref().and_then(super::Serving::file) {
+            *sharers.entry(file).or_default() += 1;
         }
     }
     let services: Vec<_> = entries
         .into_iter()
         .map(|(uid, entry)| {
-            let file = entry.serving.as_ref().map(super::Serving::file).unwrap_or_default();
+            let file = entry.serving.as_ref().and_then(super::Serving::file).unwrap_or_default();
             let share = resident.artifacts.get(&file).copied().unwrap_or_default();
             if let Some(one) = share.memory.checked_div(share.slots) {
                 entry.bytes_per_instance = entry.bytes_per_instance.max(one);

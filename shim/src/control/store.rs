@@ -8,14 +8,17 @@ use std::{
     collections::HashSet,
     fs::{self, File},
     io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use podless_artifact::seal::Seal;
+use rustix::{fs::OFlags, process::geteuid};
 use sha2::{Digest, Sha256};
 
 const EXTENSION: &str = "cwasm";
+/// Mode of an artifact's file: its owner reads it, and nobody writes it.
+const MODE: u32 = 0o400;
 
 /// The directory of artifacts.
 #[derive(Clone)]
@@ -43,7 +46,7 @@ impl Verified {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     /// The disk.
-    #[error("the artifact cannot be stored: {0}")]
+    #[error("the artifact cannot be stored, look at the shim's volume `data` (shim.data.sizeLimit): {0}")]
     Io(#[from] io::Error),
     /// More bytes than were sealed, or fewer.
     #[error("the artifact does not have the sealed size of {0} bytes")]
@@ -53,35 +56,75 @@ pub(crate) enum StoreError {
     Hash,
 }
 
-impl Store {
-    /// Opens the directory, and removes what a crash left half received.
-    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
-        let dir = dir.join("artifacts");
-        fs::create_dir_all(&dir)?;
-        for entry in fs::read_dir(&dir)? {
-            let path = entry?.path();
-            if path.extension().is_none_or(|extension| extension != EXTENSION) {
-                fs::remove_file(path)?;
-            }
+/// What is wrong with a file on disk.
+#[derive(Debug, thiserror::Error)]
+enum Damage {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("it is no file")]
+    Kind,
+    #[error("it belongs to user {0}")]
+    Owner(u32),
+    #[error("it does not have the sealed size and hash")]
+    Bytes,
+}
+
+/// Opens an artifact's file and looks at all of it.
+fn read(path: &Path, seal: &Seal) -> Result<File, Damage> {
+    let mut file = fs::OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(Damage::Kind);
+    }
+    if metadata.uid() != geteuid().as_raw() {
+        return Err(Damage::Owner(metadata.uid()));
+    }
+    if metadata.mode() & 0o777 != MODE {
+        // Before it is read: who could write it cannot open it any more.
+        file.set_permissions(fs::Permissions::from_mode(MODE))?;
+    }
+    let mut hash = Sha256::new();
+    let size = io::copy(&mut (&mut file).take(seal.code_size + 1), &mut hash)?;
+    let whole = size == seal.code_size && hex::encode(hash.finalize()) == seal.code_sha256;
+    whole.then_some(file).ok_or(Damage::Bytes)
+}
+
+fn clear(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != EXTENSION) {
+            fs::remove_file(path)?;
         }
-        Ok(Self(dir))
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Opens the directory, and removes what a crash left half received. A disk that takes nothing is said and no
+    /// reason to stop: what lies there can still be served.
+    pub(crate) fn open(dir: &Path) -> Self {
+        let dir = dir.join("artifacts");
+        if let Err(error) = fs::create_dir_all(&dir).and_then(|()| clear(&dir)) {
+            tracing::error!(%error, dir = %dir.display(), "the volume for artifacts cannot be written");
+        }
+        Self(dir)
     }
 
-    /// The artifact when it lies here whole. A damaged file is removed. Hashes at about 2 GB/s: not for the hot path.
-    pub(crate) fn find(&self, seal: &Seal) -> Result<Option<Verified>, StoreError> {
+    /// The artifact when it lies here whole, and nobody else can write it. What is damaged is removed, if it can be, and
+    /// fetched again. Hashes at about 2 GB/s: not for the hot path.
+    pub(crate) fn find(&self, seal: &Seal) -> Option<Verified> {
         let path = self.path(seal);
-        let mut file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file?,
-        };
-        let mut hash = Sha256::new();
-        let size = io::copy(&mut (&mut file).take(seal.code_size + 1), &mut hash)?;
-        if size == seal.code_size && hex::encode(hash.finalize()) == seal.code_sha256 {
-            return Ok(Some(Verified { file, path }));
+        match read(&path, seal) {
+            Ok(file) => return Some(Verified { file, path }),
+            Err(Damage::Io(error)) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(damage) => {
+                tracing::warn!(file = %path.display(), "an artifact on disk is fetched again: {damage}");
+            }
         }
-        tracing::warn!(file = %path.display(), "an artifact on disk is damaged and is fetched again");
-        fs::remove_file(path)?;
-        Ok(None)
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!(file = %path.display(), %error, "the damaged artifact cannot be removed");
+        }
+        None
     }
 
     /// Begins to receive an artifact.
@@ -90,7 +133,9 @@ impl Store {
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let temporary = self.0.join(format!("{}.{next}.new", seal.code_sha256));
-        let writer = fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(&temporary)?;
+        // It may have gone under us.
+        fs::create_dir_all(&self.0)?;
+        let writer = fs::OpenOptions::new().write(true).create_new(true).mode(MODE).open(&temporary)?;
         let reader = File::open(&temporary)?;
         Ok(Receiving {
             seal: seal.clone(),
@@ -192,7 +237,7 @@ mod tests {
     #[test]
     fn only_the_sealed_bytes_are_taken() {
         let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(dir.path()).expect("a store");
+        let store = Store::open(dir.path());
         let good = seal(b"good");
         for (bytes, want) in [(&b"gooood"[..], "size"), (b"goo", "size"), (b"evil", "hash")] {
             let mut receiving = store.receive(&good).expect("begun");
@@ -203,13 +248,13 @@ mod tests {
         let mut receiving = store.receive(&good).expect("begun");
         receiving.write(b"go").and_then(|()| receiving.write(b"od")).expect("written");
         receiving.finish().expect("verified");
-        assert!(store.find(&good).expect("read").is_some());
+        assert!(store.find(&good).is_some());
     }
 
     #[test]
     fn a_damaged_file_is_removed_and_the_unused_are_swept() {
         let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(dir.path()).expect("a store");
+        let store = Store::open(dir.path());
         for bytes in [&b"one"[..], b"two"] {
             let mut receiving = store.receive(&seal(bytes)).expect("begun");
             receiving.write(bytes).expect("written");
@@ -217,13 +262,43 @@ mod tests {
         }
         let (one, two) = (seal(b"one"), seal(b"two"));
         fs::remove_file(store.path(&one)).and_then(|()| fs::write(store.path(&one), b"0ne")).expect("damaged");
-        assert!(store.find(&one).expect("read").is_none());
+        assert!(store.find(&one).is_none());
         assert_eq!(files(&store), 1);
         store.sweep(&HashSet::from([two.code_sha256.as_str()])).expect("swept");
-        assert!(store.find(&two).expect("read").is_some());
+        assert!(store.find(&two).is_some());
         store.sweep(&HashSet::new()).expect("swept");
         assert_eq!(files(&store), 0);
         fs::write(store.0.join("torn.new"), b"x").expect("written");
-        assert_eq!(files(&Store::open(dir.path()).expect("opened again")), 0);
+        assert_eq!(files(&Store::open(dir.path())), 0);
+    }
+
+    #[test]
+    fn what_others_could_write_is_ours_alone_or_not_taken() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path());
+        let good = seal(b"good");
+        let path = store.path(&good);
+        fs::write(&path, b"good").expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("opened to all");
+        assert!(store.find(&good).is_some());
+        assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, MODE);
+        // The right bytes under another name.
+        fs::rename(&path, dir.path().join("elsewhere")).expect("moved");
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &path).expect("linked");
+        assert!(store.find(&good).is_none() && fs::symlink_metadata(&path).is_err(), "a link is removed");
+        fs::create_dir(&path).expect("made");
+        assert!(store.find(&good).is_none());
+        if geteuid().is_root() {
+            fs::remove_dir(&path).and_then(|()| fs::write(&path, b"good")).expect("written");
+            std::os::unix::fs::chown(&path, Some(12_345), None).expect("given away");
+            assert!(store.find(&good).is_none() && !path.exists());
+        }
+        // The directory goes under it, and comes again with the next artifact.
+        fs::remove_dir_all(&store.0).expect("removed");
+        assert!(store.find(&good).is_none());
+        let mut receiving = store.receive(&good).expect("begun");
+        receiving.write(b"good").expect("written");
+        receiving.finish().expect("verified");
+        assert!(store.find(&good).is_some());
     }
 }

@@ -10,9 +10,10 @@ use podless_engine::TARGET;
 use podless_link::v1::{self, ack::Outcome, from_shim, to_shim};
 
 use super::{
-    Control,
+    Control, Done,
     diff::Work,
     link::LinkEvent,
+    probe::probe,
     report,
     resident::Resident,
     trust,
@@ -24,7 +25,7 @@ impl Control {
         self.changed = true;
         match event {
             LinkEvent::Opened(client, outbox) => {
-                (self.client, self.outbox) = (Some(client), Some(outbox));
+                (self.client, self.outbox) = (client, Some(outbox));
                 self.say(from_shim::Body::Hello(self.hello()));
                 self.config.shared.linked.store(true, Relaxed);
                 for entry in self.entries.values_mut() {
@@ -37,20 +38,39 @@ impl Control {
                 (self.client, self.outbox) = (None, None);
                 self.config.shared.linked.store(false, Relaxed);
             }
+            LinkEvent::Report => {
+                self.measure_after = Instant::now();
+                self.measure();
+            }
             LinkEvent::Said(to_shim::Body::Assign(assign)) => self.on_assign(assign),
             LinkEvent::Said(to_shim::Body::Withdraw(withdraw)) => self.on_withdraw(withdraw),
             LinkEvent::Said(to_shim::Body::Synced(_)) => self.synced = true,
+            LinkEvent::Said(to_shim::Body::Probe(asked)) => self.on_probe(asked),
         }
+    }
+
+    fn on_probe(&mut self, asked: v1::Probe) {
+        let (id, admin_port, probing) = (asked.id, self.config.admin_port, self.probing.clone());
+        // One that would have to wait could answer too late, and be believed.
+        let Ok(turn) = probing.try_acquire_owned() else {
+            tracing::warn!(id, "too many probes at once: this one is not answered");
+            return;
+        };
+        self.jobs.spawn(async move {
+            let reachable = probe(asked, admin_port).await;
+            drop(turn);
+            Done::Probed(v1::ProbeResult { id, reachable })
+        });
     }
 
     fn on_assign(&mut self, assign: v1::Assign) {
         let (uid, generation) = claimed(&assign);
-        let order = trust::read(&self.config.link.trust_dir)
-            .map_err(|error| ("trust-missing", error.to_string()))
-            .and_then(|trust| {
+        let order = trust::read(&self.config.trust_dir).map_err(|error| ("trust-missing", error.to_string())).and_then(
+            |trust| {
                 verify(assign, &trust.keys, &self.fingerprint)
                     .map_err(|refused| (refused.reason(), refused.to_string()))
-            });
+            },
+        );
         let order = match order {
             Ok(order) => order,
             Err((reason, message)) => return self.fail(uid, generation, reason, message),

@@ -8,7 +8,7 @@ use podless_engine::{MAX_INSTANCE_MEMORY, TARGET};
 use podless_link::{ASSIGNMENT_CONTEXT, SERVICE_PORTS, v1};
 use prost::Message as _;
 
-use crate::serve::service::Identity;
+use crate::{host::outbound::Grant, serve::service::Identity};
 
 /// Largest machine code that is fetched: what the largest component that the operator takes compiles to, and more.
 const MAX_CODE: u64 = 1 << 30;
@@ -29,6 +29,8 @@ pub(crate) struct Order {
     pub(crate) env: Vec<(String, String)>,
     /// Whether `wasi:logging` is granted.
     pub(crate) logging: bool,
+    /// Where requests may go, when `outboundHttp` is granted.
+    pub(crate) outbound: Option<Grant>,
     /// Most linear memory of one instance, in bytes.
     pub(crate) memory: usize,
     /// How long a request may take.
@@ -99,6 +101,7 @@ pub(crate) fn verify(received: v1::Assign, keys: &TrustedKeys, fingerprint: &str
     }
     let port = u16::try_from(assignment.port).ok().filter(|port| SERVICE_PORTS.contains(port));
     let port = port.ok_or_else(|| malformed(format!("port {} is no service port", assignment.port)))?;
+    let grants = assignment.grants.unwrap_or_default();
     Ok(Order {
         identity: Identity { uid, namespace: assignment.namespace, name: assignment.name },
         generation: assignment.generation,
@@ -106,7 +109,8 @@ pub(crate) fn verify(received: v1::Assign, keys: &TrustedKeys, fingerprint: &str
         budget: assignment.budget as usize,
         seal,
         env: assignment.env.into_iter().map(|variable| (variable.name, variable.value)).collect(),
-        logging: assignment.grants.unwrap_or_default().logging,
+        logging: grants.logging,
+        outbound: grants.outbound_http.as_ref().map(Grant::parse).transpose().map_err(malformed)?,
         memory: assignment.instance_memory.min(MAX_INSTANCE_MEMORY) as usize,
         timeout: Duration::from_millis(assignment.timeout_millis.max(1)),
         received,
@@ -145,6 +149,11 @@ mod tests {
         }
     }
 
+    fn grants(host: &str, range: &str) -> v1::Grants {
+        let outbound = v1::OutboundHttp { allowed_hosts: vec![host.into()], allowed_cidrs: vec![range.into()] };
+        v1::Grants { outbound_http: Some(outbound), ..Default::default() }
+    }
+
     fn signed(assignment: &v1::Assignment, key: &SealKey) -> v1::Assign {
         let bytes = assignment.encode_to_vec();
         v1::Assign { signature: key.sign(ASSIGNMENT_CONTEXT, &bytes).to_vec(), assignment: bytes }
@@ -169,6 +178,8 @@ mod tests {
             |a: &mut v1::Assignment| a.port = 80,
             |a: &mut v1::Assignment| a.port = 65_536 + 20_000,
             |a: &mut v1::Assignment| a.sealed = b"{}".into(),
+            |a: &mut v1::Assignment| a.grants = Some(grants("a.test", "10.0.0.0/8")),
+            |a: &mut v1::Assignment| a.grants = Some(grants("https://a.test", "10.0.0.0/33")),
         ] {
             let mut changed = assignment(&key);
             change(&mut changed);

@@ -1,6 +1,10 @@
-//! `wasi:http` towards the guest: the types, and no way out. Sending a request is linked nowhere and refused here too.
+//! `wasi:http` towards the guest: our limits, and the one way out, for who was granted it.
+
+use std::sync::Arc;
 
 use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody, WasiHttpCtx, WasiHttpHooks};
+
+use super::outbound::{Moving, Outbound};
 
 /// Most bytes of headers that the guest may hold in one set of fields.
 const FIELDS: usize = 64 << 10;
@@ -12,19 +16,20 @@ pub(crate) fn context() -> WasiHttpCtx {
     context
 }
 
-/// Refuses whatever would leave the shim.
-pub(crate) struct NoWayOut;
+/// What a guest's requests go through, when it may send any.
+pub(crate) struct Hooks(pub(crate) Option<Arc<Outbound>>);
 
-type Io = Box<dyn Future<Output = Result<()>> + Send>;
-
-impl WasiHttpHooks for NoWayOut {
+impl WasiHttpHooks for Hooks {
     fn send_request(
         &mut self,
-        _: http::Request<WasiBody>,
-        _: Option<RequestOptions>,
-        _: Io,
-    ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Io)>> + Send> {
-        Box::new(async { Err(Error::HttpRequestDenied) })
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Moving,
+    ) -> Box<dyn Future<Output = Result<(http::Response<WasiBody>, Moving)>> + Send> {
+        match self.0.clone() {
+            Some(outbound) => Box::new(outbound.send(request, options)),
+            None => Box::new(std::future::ready(Err(Error::HttpRequestDenied))),
+        }
     }
 
     // A client that hangs up is its own affair: said to the guest as an error, not to our log.

@@ -41,20 +41,40 @@ pub(crate) enum Stream {
     Shim,
 }
 
+/// What a service has to say.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Message<'a> {
+    /// Where it comes from.
+    pub(crate) stream: Stream,
+    /// How bad it is, when that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) level: Option<&'a str>,
+    /// What it is about, in the guest's own words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) context: Option<&'a str>,
+    /// The line.
+    #[serde(rename = "message")]
+    pub(crate) text: &'a str,
+    /// The line was longer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) truncated: bool,
+}
+
+impl<'a> Message<'a> {
+    /// A whole line of which nothing else is known.
+    pub(crate) fn new(stream: Stream, text: &'a str) -> Self {
+        Self { stream, level: None, context: None, text, truncated: false }
+    }
+}
+
 /// One line on its way to stdout.
 #[derive(Serialize)]
 struct Line<'a> {
     time: &'a str,
-    stream: Stream,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    level: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    context: Option<&'a str>,
     namespace: &'a str,
     service: &'a str,
-    message: &'a str,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    truncated: bool,
+    #[serde(flatten)]
+    message: Message<'a>,
     /// Lines of this service that were lost before this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     dropped: Option<u64>,
@@ -122,42 +142,23 @@ impl ServiceLog {
     }
 
     /// Writes one line, or counts it as lost.
-    pub(crate) fn write(
-        &self,
-        stream: Stream,
-        level: Option<&str>,
-        context: Option<&str>,
-        message: &str,
-        truncated: bool,
-    ) {
-        let cost = (message.len() as u64).max(LEAST_COST);
+    pub(crate) fn write(&self, message: Message<'_>) {
+        let cost = (message.text.len() as u64).max(LEAST_COST);
         let allowed = self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(cost, Instant::now());
         let untold = self.untold.swap(0, Relaxed);
-        if !(allowed && self.push(stream, level, context, message, truncated, untold)) {
+        if !(allowed && self.push(message, untold)) {
             self.untold.fetch_add(untold + 1, Relaxed);
             self.lines.dropped.fetch_add(1, Relaxed);
         }
     }
 
-    fn push(
-        &self,
-        stream: Stream,
-        level: Option<&str>,
-        context: Option<&str>,
-        message: &str,
-        truncated: bool,
-        untold: u64,
-    ) -> bool {
+    fn push(&self, message: Message<'_>, untold: u64) -> bool {
         let mut time = String::new();
         let line = Line {
             time: SystemTime.format_time(&mut Writer::new(&mut time)).map_or("", |()| &time),
-            stream,
-            level,
-            context,
             namespace: &self.namespace,
             service: &self.service,
             message,
-            truncated,
             dropped: (untold > 0).then_some(untold),
         };
         serde_json::to_string(&line).is_ok_and(|mut text| {
@@ -188,7 +189,7 @@ mod tests {
     fn a_line_is_json_with_its_service() {
         let (sender, lines) = mpsc::channel();
         let log = ServiceLog::new(Lines::start(Pipe(sender)).expect("a thread"), "shop", "cart");
-        log.write(Stream::Logging, Some("info"), Some("boot"), "a \"b\"\n", false);
+        log.write(Message { level: Some("info"), context: Some("boot"), ..Message::new(Stream::Logging, "a \"b\"\n") });
         let line: serde_json::Value = serde_json::from_slice(&lines.recv().expect("a line")).expect("JSON");
         assert!(line["time"].as_str().is_some_and(|t| t.len() > 20 && t.ends_with('Z')), "{line}");
         for (key, want) in [
@@ -210,9 +211,9 @@ mod tests {
         let lines = Lines::start(Pipe(sender)).expect("a thread");
         let (loud, quiet) = (ServiceLog::new(lines.clone(), "a", "loud"), ServiceLog::new(lines.clone(), "a", "quiet"));
         for _ in 0..100_000 {
-            loud.write(Stream::Stdout, None, None, "x", false);
+            loud.write(Message::new(Stream::Stdout, "x"));
         }
-        quiet.write(Stream::Stdout, None, None, "here", false);
+        quiet.write(Message::new(Stream::Stdout, "here"));
         let dropped = lines.dropped();
         assert!(dropped > 50_000 && dropped < 100_000, "{dropped} dropped");
         drop((lines, loud, quiet));

@@ -5,7 +5,11 @@ use wasmtime::{
     component::{ComponentType, Lift, Linker},
 };
 
-use super::{Guest, lines::MAX_LINE, log::Stream};
+use super::{
+    Guest,
+    lines::MAX_LINE,
+    log::{Message, Stream},
+};
 
 /// The names under which components import it: the draft's version, and none.
 const NAMES: [&str; 2] = ["wasi:logging/logging@0.1.0-draft", "wasi:logging/logging"];
@@ -50,7 +54,12 @@ pub(crate) fn add(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
             |store: StoreContextMut<'_, Guest>, (level, context, message): (Level, String, String)| {
                 let (message, cut) = capped(&message);
                 let (context, _) = capped(&context);
-                store.data().log.write(Stream::Logging, Some(level.as_str()), Some(context), message, cut);
+                store.data().log.write(Message {
+                    level: Some(level.as_str()),
+                    context: Some(context),
+                    truncated: cut,
+                    ..Message::new(Stream::Logging, message)
+                });
                 Ok(())
             },
         )?;

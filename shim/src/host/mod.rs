@@ -5,6 +5,7 @@ mod http;
 mod lines;
 pub(crate) mod log;
 mod logging;
+pub(crate) mod outbound;
 mod stdio;
 
 use std::sync::Arc;
@@ -22,12 +23,14 @@ use wasmtime_wasi::{
     filesystem::{WasiFilesystem, WasiFilesystemView},
     p2::bindings as p2,
     random::WasiRandom,
+    sockets::{WasiSockets, WasiSocketsView},
 };
 use wasmtime_wasi_http::{WasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use self::{
-    http::NoWayOut,
+    http::Hooks,
     log::{ServiceLog, Stream},
+    outbound::Outbound,
     stdio::Output,
 };
 
@@ -42,7 +45,7 @@ const CALL_BYTES: usize = 2 << 20;
 pub(crate) struct Guest {
     wasi: WasiCtx,
     http: WasiHttpCtx,
-    hooks: NoWayOut,
+    hooks: Hooks,
     table: ResourceTable,
     limits: StoreLimits,
     log: Arc<ServiceLog>,
@@ -60,8 +63,21 @@ impl WasiHttpView for Guest {
     }
 }
 
+/// What the instances of one generation of a service find around them.
+pub(crate) struct Surroundings {
+    /// The environment. Its values may be secrets: never logged.
+    pub(crate) env: Vec<(String, String)>,
+    /// Most linear memory of one instance, in bytes.
+    pub(crate) memory: usize,
+    /// Where the service logs.
+    pub(crate) log: Arc<ServiceLog>,
+    /// The way to other servers, when it is granted.
+    pub(crate) outbound: Option<Arc<Outbound>>,
+}
+
 /// A store for one fresh instance: its environment and its limits are set, nothing has run in it.
-pub(crate) fn store(engine: &Engine, log: &Arc<ServiceLog>, env: &[(String, String)], memory: usize) -> Store<Guest> {
+pub(crate) fn store(engine: &Engine, surroundings: &Surroundings) -> Store<Guest> {
+    let Surroundings { env, memory, log, outbound } = surroundings;
     let wasi = WasiCtx::builder()
         .envs(env)
         .stdout(Output::new(log.clone(), Stream::Stdout))
@@ -69,17 +85,18 @@ pub(crate) fn store(engine: &Engine, log: &Arc<ServiceLog>, env: &[(String, Stri
         .max_random_size(RANDOM)
         .allow_tcp(false)
         .allow_udp(false)
+        .allow_ip_name_lookup(false)
         .build();
     let mut table = ResourceTable::new();
     table.set_max_capacity(HANDLES);
     let limits = StoreLimitsBuilder::new()
-        .memory_size(memory)
+        .memory_size(*memory)
         .instances(MAX_PARTS.instances)
         .tables(MAX_PARTS.tables)
         .memories(MAX_PARTS.memories)
         .table_elements(MAX_TABLE_ELEMENTS)
         .build();
-    let guest = Guest { wasi, http: http::context(), hooks: NoWayOut, table, limits, log: log.clone() };
+    let guest = Guest { wasi, http: http::context(), hooks: Hooks(outbound.clone()), table, limits, log: log.clone() };
     let mut store = Store::new(engine, guest);
     store.limiter(|guest| &mut guest.limits);
     store.set_hostcall_fuel(CALL_BYTES);
@@ -90,10 +107,21 @@ pub(crate) fn store(engine: &Engine, log: &Arc<ServiceLog>, env: &[(String, Stri
     store
 }
 
+/// What a component may be granted beyond answering requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Granted {
+    /// `wasi:logging`.
+    pub(crate) logging: bool,
+    /// Requests to other servers.
+    pub(crate) outbound: bool,
+}
+
 /// Everything that may be linked, once for each set of grants.
 pub(crate) struct Linkers {
     plain: Linker<Guest>,
     logging: Linker<Guest>,
+    outbound: Linker<Guest>,
+    both: Linker<Guest>,
 }
 
 impl Linkers {
@@ -102,14 +130,22 @@ impl Linkers {
         let mut plain = Linker::new(engine);
         add_p2(&mut plain)?;
         add_p3(&mut plain)?;
-        let mut logging = plain.clone();
+        let mut outbound = plain.clone();
+        add_outbound(&mut outbound)?;
+        let (mut logging, mut both) = (plain.clone(), outbound.clone());
         logging::add(&mut logging)?;
-        Ok(Self { plain, logging })
+        logging::add(&mut both)?;
+        Ok(Self { plain, logging, outbound, both })
     }
 
     /// The linker that has what is granted.
-    pub(crate) fn granted(&self, logging: bool) -> &Linker<Guest> {
-        if logging { &self.logging } else { &self.plain }
+    pub(crate) fn granted(&self, granted: Granted) -> &Linker<Guest> {
+        match granted {
+            Granted { logging: false, outbound: false } => &self.plain,
+            Granted { logging: true, outbound: false } => &self.logging,
+            Granted { logging: false, outbound: true } => &self.outbound,
+            Granted { logging: true, outbound: true } => &self.both,
+        }
     }
 }
 
@@ -119,7 +155,7 @@ impl HasData for Io {
     type Data<'a> = &'a mut ResourceTable;
 }
 
-/// WASI 0.2 without sockets and without outgoing requests. The filesystem is there, and empty.
+/// WASI 0.2 without outgoing requests. The filesystem is there, and empty.
 fn add_p2(l: &mut Linker<Guest>) -> wasmtime::Result<()> {
     use wasmtime_wasi_http::p2::bindings as http;
 
@@ -143,7 +179,23 @@ fn add_p2(l: &mut Linker<Guest>) -> wasmtime::Result<()> {
     p2::cli::terminal_stdin::add_to_linker::<_, WasiCli>(l, Guest::cli)?;
     p2::cli::terminal_stdout::add_to_linker::<_, WasiCli>(l, Guest::cli)?;
     p2::cli::terminal_stderr::add_to_linker::<_, WasiCli>(l, Guest::cli)?;
-    http::http::types::add_to_linker::<_, WasiHttp>(l, &http::LinkOptions::default().into(), Guest::http)
+    http::http::types::add_to_linker::<_, WasiHttp>(l, &http::LinkOptions::default().into(), Guest::http)?;
+    add_inert_sockets(l)
+}
+
+/// Sockets, because Python imports them unasked: the guest's context allows no protocol and no look-up of names, so that
+/// none can be made.
+fn add_inert_sockets(l: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    use p2::sockets;
+
+    let options = sockets::network::LinkOptions::default();
+    sockets::network::add_to_linker::<_, WasiSockets>(l, &options, Guest::sockets)?;
+    sockets::instance_network::add_to_linker::<_, WasiSockets>(l, Guest::sockets)?;
+    sockets::ip_name_lookup::add_to_linker::<_, WasiSockets>(l, Guest::sockets)?;
+    sockets::tcp::add_to_linker::<_, WasiSockets>(l, Guest::sockets)?;
+    sockets::tcp_create_socket::add_to_linker::<_, WasiSockets>(l, Guest::sockets)?;
+    sockets::udp::add_to_linker::<_, WasiSockets>(l, Guest::sockets)?;
+    sockets::udp_create_socket::add_to_linker::<_, WasiSockets>(l, Guest::sockets)
 }
 
 /// The same of WASI 0.3.
@@ -155,4 +207,10 @@ fn add_p3(l: &mut Linker<Guest>) -> wasmtime::Result<()> {
     p3::filesystem::add_to_linker(l)?;
     p3::random::add_to_linker(l)?;
     wasmtime_wasi_http::p3::bindings::http::types::add_to_linker::<_, WasiHttp>(l, Guest::http)
+}
+
+/// Requests to other servers, by WASI 0.2 and 0.3.
+fn add_outbound(l: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    wasmtime_wasi_http::p2::bindings::http::outgoing_handler::add_to_linker::<_, WasiHttp>(l, Guest::http)?;
+    wasmtime_wasi_http::p3::bindings::http::client::add_to_linker::<_, WasiHttp>(l, Guest::http)
 }

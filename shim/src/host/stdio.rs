@@ -17,7 +17,7 @@ use wasmtime_wasi::{
 
 use super::{
     lines::LineCutter,
-    log::{ServiceLog, Stream},
+    log::{Message, ServiceLog, Stream},
 };
 
 /// Most bytes that the guest hands over in one call.
@@ -41,14 +41,16 @@ impl Output {
 
     fn push(&self, bytes: &[u8]) {
         let mut cutter = self.0.cutter.lock().unwrap_or_else(PoisonError::into_inner);
-        cutter.push(bytes, |line, truncated| self.0.log.write(self.0.stream, None, None, line, truncated));
+        cutter.push(bytes, |line, truncated| {
+            self.0.log.write(Message { truncated, ..Message::new(self.0.stream, line) });
+        });
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
         let cutter = self.cutter.get_mut().unwrap_or_else(PoisonError::into_inner);
-        cutter.end(|line, truncated| self.log.write(self.stream, None, None, line, truncated));
+        cutter.end(|line, truncated| self.log.write(Message { truncated, ..Message::new(self.stream, line) }));
     }
 }
 

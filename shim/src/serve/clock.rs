@@ -18,6 +18,10 @@ pub(crate) const IDLE: Duration = Duration::from_secs(90);
 /// A client that takes no byte of its answer for this long is gone.
 pub(crate) const STALL: Duration = Duration::from_secs(30);
 
+/// An HTTP/1 client that has closed its side may want its answer, or may have left: it has this long to be answered.
+/// One that left by a reset is gone at once.
+const HALF_CLOSED: Duration = Duration::from_secs(5);
+
 /// The times of one connection, in microseconds since it was accepted, plus one; zero is "not".
 pub(crate) struct ConnectionClock {
     accepted: Instant,
@@ -27,6 +31,9 @@ pub(crate) struct ConnectionClock {
     idle: AtomicU64,
     /// Writing has been waiting for the client.
     stalled: AtomicU64,
+    /// Bytes went out last.
+    written: AtomicU64,
+    http2: AtomicBool,
     active: AtomicU32,
     /// A cold start's answer is about to be written.
     armed: AtomicBool,
@@ -52,6 +59,8 @@ impl ConnectionClock {
             receiving: AtomicU64::new(0),
             idle: AtomicU64::new(1),
             stalled: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            http2: AtomicBool::new(false),
             active: AtomicU32::new(0),
             armed: AtomicBool::new(false),
             cold: Mutex::new(None),
@@ -89,8 +98,31 @@ impl ConnectionClock {
         self.armed.store(true, Relaxed);
     }
 
+    /// The client closed its side then, or all of the connection, which looks the same: how much longer it is taken to
+    /// be there. `None` when it is gone, or there is nothing left for it.
+    pub(crate) fn patience(&self, closed: Instant, now: Instant) -> Option<Duration> {
+        if self.speaks_http2() || self.active.load(Relaxed) == 0 {
+            return None;
+        }
+        // While bytes go out and no reset comes back, somebody takes them.
+        let written = self.since(self.written.load(Relaxed), now).unwrap_or(Duration::MAX);
+        let silent = written.min(now.saturating_duration_since(closed));
+        HALF_CLOSED.checked_sub(silent).filter(|left| !left.is_zero())
+    }
+
+    /// The version of HTTP that the client has chosen.
+    pub(crate) fn speaks(&self, http2: bool) {
+        self.http2.store(http2, Relaxed);
+    }
+
+    /// Whether it is HTTP/2.
+    pub(crate) fn speaks_http2(&self) -> bool {
+        self.http2.load(Relaxed)
+    }
+
     /// Bytes went out.
     pub(crate) fn wrote(&self, now: Instant) {
+        self.written.store(self.micros(now), Relaxed);
         if self.stalled.load(Relaxed) != 0 {
             self.stalled.store(0, Relaxed);
         }
@@ -116,7 +148,7 @@ impl ConnectionClock {
     }
 
     /// What to do with the connection.
-    pub(crate) fn verdict(&self, now: Instant, http2: bool) -> Verdict {
+    pub(crate) fn verdict(&self, now: Instant) -> Verdict {
         let past = |then: &AtomicU64, limit| self.since(then.load(Relaxed), now).is_some_and(|time| time > limit);
         if past(&self.stalled, STALL) {
             return Verdict::Abort;
@@ -125,7 +157,7 @@ impl ConnectionClock {
             return Verdict::Keep;
         }
         // Between requests an HTTP/2 connection carries pings: bytes there are no sign of a request.
-        if !http2 && past(&self.receiving, HEAD) {
+        if !self.speaks_http2() && past(&self.receiving, HEAD) {
             return Verdict::Abort;
         }
         if past(&self.idle, IDLE * 2) {
@@ -175,19 +207,36 @@ mod tests {
     fn verdicts() {
         let t = Instant::now();
         let clock = ConnectionClock::new(t);
-        assert_eq!(clock.verdict(t + seconds(80), false), Verdict::Keep);
-        assert_eq!(clock.verdict(t + seconds(91), false), Verdict::Close);
-        assert_eq!(clock.verdict(t + seconds(181), false), Verdict::Abort);
+        assert_eq!(clock.verdict(t + seconds(80)), Verdict::Keep);
+        assert_eq!(clock.verdict(t + seconds(91)), Verdict::Close);
+        assert_eq!(clock.verdict(t + seconds(181)), Verdict::Abort);
         clock.read(t + seconds(10));
-        assert_eq!(clock.verdict(t + seconds(29), false), Verdict::Keep);
-        assert_eq!(clock.verdict(t + seconds(31), false), Verdict::Abort, "a head that does not come");
-        assert_eq!(clock.verdict(t + seconds(31), true), Verdict::Keep);
+        assert_eq!(clock.verdict(t + seconds(29)), Verdict::Keep);
+        assert_eq!(clock.verdict(t + seconds(31)), Verdict::Abort, "a head that does not come");
+        clock.speaks(true);
+        assert_eq!(clock.verdict(t + seconds(31)), Verdict::Keep);
+        clock.speaks(false);
         clock.begin(t + seconds(11));
-        assert_eq!(clock.verdict(t + seconds(3600), false), Verdict::Keep, "the request has its own deadline");
+        assert_eq!(clock.verdict(t + seconds(3600)), Verdict::Keep, "the request has its own deadline");
         clock.write_blocked(t + seconds(20));
-        assert_eq!(clock.verdict(t + seconds(51), false), Verdict::Abort, "a client that takes nothing");
+        assert_eq!(clock.verdict(t + seconds(51)), Verdict::Abort, "a client that takes nothing");
         clock.wrote(t + seconds(21));
         clock.end(t + seconds(22));
-        assert_eq!(clock.verdict(t + seconds(51), false), Verdict::Keep);
+        assert_eq!(clock.verdict(t + seconds(51)), Verdict::Keep);
+    }
+
+    #[test]
+    fn who_has_closed_its_side_has_a_while_to_be_answered() {
+        let t = Instant::now();
+        let clock = ConnectionClock::new(t);
+        assert_eq!(clock.patience(t, t), None, "it has asked nothing");
+        clock.begin(t);
+        assert_eq!(clock.patience(t, t), Some(seconds(5)));
+        assert_eq!(clock.patience(t, t + seconds(2)), Some(seconds(3)));
+        assert_eq!(clock.patience(t, t + seconds(5)), None);
+        clock.wrote(t + seconds(4));
+        assert_eq!(clock.patience(t, t + seconds(6)), Some(seconds(3)), "it takes what comes");
+        clock.speaks(true);
+        assert_eq!(clock.patience(t, t + seconds(6)), None);
     }
 }

@@ -56,10 +56,9 @@ pub(crate) async fn serve(stream: TcpStream, route: Arc<Route>, node: Arc<Node>,
     let _ = stream.set_nodelay(true);
     let clock = Arc::new(ConnectionClock::new(Instant::now()));
     let io = TokioIo::new(TimedStream::new(stream, clock.clone()));
-    let http2 = std::sync::atomic::AtomicBool::new(false);
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let is_http2 = request.version() == Version::HTTP_2;
-        http2.store(is_http2, std::sync::atomic::Ordering::Relaxed);
+        clock.speaks(is_http2);
         let (service, node, clock) = (route.load(), node.clone(), clock.clone());
         async move {
             let mut response = request::answer(service, &node.instances, &clock, request).await;
@@ -77,11 +76,11 @@ pub(crate) async fn serve(stream: TcpStream, route: Arc<Route>, node: Arc<Node>,
         tokio::select! {
             // Errors are the client's: a reset, a broken head. There is nobody to tell.
             _ = connection.as_mut() => return,
-            () = close_asked(&mut phase, &closing, &http2), if !asked => {
+            () = close_asked(&mut phase, &closing, &clock), if !asked => {
                 asked = true;
                 connection.as_mut().graceful_shutdown();
             }
-            _ = looks.tick() => match clock.verdict(Instant::now(), http2.load(std::sync::atomic::Ordering::Relaxed)) {
+            _ = looks.tick() => match clock.verdict(Instant::now()) {
                 Verdict::Keep => {}
                 Verdict::Close => connection.as_mut().graceful_shutdown(),
                 Verdict::Abort => return,
@@ -92,18 +91,12 @@ pub(crate) async fn serve(stream: TcpStream, route: Arc<Route>, node: Arc<Node>,
 
 /// Returns when the connection is to close: its port closes, or the shim does. While the shim lingers, HTTP/2 clients
 /// that are connected are told (GOAWAY) to come again elsewhere; HTTP/1 clients learn it from their next answer.
-async fn close_asked(
-    phase: &mut watch::Receiver<Phase>,
-    closing: &CancellationToken,
-    http2: &std::sync::atomic::AtomicBool,
-) {
+async fn close_asked(phase: &mut watch::Receiver<Phase>, closing: &CancellationToken, clock: &ConnectionClock) {
     let started_in = *phase.borrow();
     let shim = async {
         loop {
             let now = *phase.borrow_and_update();
-            let goaway = now == Phase::Lingering
-                && started_in == Phase::Serving
-                && http2.load(std::sync::atomic::Ordering::Relaxed);
+            let goaway = now == Phase::Lingering && started_in == Phase::Serving && clock.speaks_http2();
             if now == Phase::Closing || goaway || phase.changed().await.is_err() {
                 return;
             }

@@ -12,7 +12,7 @@ use wasmtime::{Engine, Store, StoreContextMut, component::GuestTaskId, error::Co
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::{
     WasiHttpView,
-    handler::{HandlerState, Instance, ProxyPre, ShouldAccept, WorkerState},
+    handler::{HandlerState, Instance, Proxy, ProxyPre, ShouldAccept, WorkerState},
 };
 
 use super::{
@@ -20,34 +20,46 @@ use super::{
     stats::{Level, Stats},
 };
 use crate::host::{
-    self, Guest,
-    log::{ServiceLog, Stream},
+    self, Guest, Surroundings,
+    log::{Message, ServiceLog, Stream},
 };
 
-/// What a service's instances are made from.
-pub(crate) struct Instances {
+/// What instances of one generation of a service are made from.
+pub(crate) struct Mould {
     /// The engine.
     pub(crate) engine: Engine,
     /// The component with its imports resolved.
     pub(crate) component: ProxyPre<Guest>,
-    /// Its environment.
-    pub(crate) env: Vec<(String, String)>,
-    /// Most linear memory of one instance, in bytes.
-    pub(crate) memory: usize,
+    /// What it finds around it.
+    pub(crate) surroundings: Surroundings,
     /// How long making an instance may take: a component's start function is guest code too.
     pub(crate) timeout: Duration,
-    /// Where it logs.
-    pub(crate) log: Arc<ServiceLog>,
-    /// Its counters.
+}
+
+/// Making the instance took longer than it may.
+#[derive(Debug, thiserror::Error)]
+#[error("starting the component took longer than a request may")]
+pub(crate) struct StartTimeout;
+
+impl Mould {
+    /// Makes an instance; no request has reached it.
+    pub(crate) async fn make(&self) -> wasmtime::Result<(Store<Guest>, Proxy)> {
+        let mut store = host::store(&self.engine, &self.surroundings);
+        let proxy =
+            timeout(self.timeout, self.component.instantiate_async(&mut store)).await.context(StartTimeout)??;
+        Ok((store, proxy))
+    }
+}
+
+/// Makes an instance for each request, and counts it.
+pub(crate) struct Instances {
+    /// What they are made from.
+    pub(crate) mould: Arc<Mould>,
+    /// The service's counters.
     pub(crate) stats: Arc<Stats>,
     /// Live instances of the node.
     pub(crate) live: Arc<Level>,
 }
-
-/// Making the instance took longer than the request may.
-#[derive(Debug, thiserror::Error)]
-#[error("starting the component took longer than a request may")]
-pub(crate) struct StartTimeout;
 
 impl HandlerState for Instances {
     type StoreData = Guest;
@@ -58,17 +70,16 @@ impl HandlerState for Instances {
         let started = Instant::now();
         self.stats.cold_starts.fetch_add(1, Relaxed);
         let live = Live::new(&self.stats, &self.live);
-        let mut store = host::store(&self.engine, &self.log, &self.env, self.memory);
-        let proxy =
-            timeout(self.timeout, self.component.instantiate_async(&mut store)).await.context(StartTimeout)??;
+        let (store, proxy) = self.mould.make().await?;
         self.stats.instantiate.record(started.elapsed());
         let flight = Arc::new(OnceLock::new());
+        let log = self.mould.surroundings.log.clone();
         Ok(Instance {
             store,
             proxy,
             view: Guest::http,
             expiration: Expiration::new(flight.clone()),
-            state: Worker { flight, log: self.log.clone(), _live: live },
+            state: Worker { flight, log, _live: live },
         })
     }
 }
@@ -109,7 +120,7 @@ impl WorkerState for Worker {
             // Before its answer, who waits for that tells of it.
             if let Some(failure) = failure.as_ref().filter(|_| flight.is_answered()) {
                 let message = format!("the component was ended after its answer had begun: {failure}");
-                self.log.write(Stream::Shim, Some("error"), None, &message, false);
+                self.log.write(Message { level: Some("error"), ..Message::new(Stream::Shim, &message) });
             }
             flight.end(failure);
         }

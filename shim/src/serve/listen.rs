@@ -1,14 +1,9 @@
 //! A service's port: accepts connections until it is closed, then lets those that are there end.
 
-use std::{
-    io,
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    net::TcpListener,
     sync::Semaphore,
     time::{Instant, sleep, timeout_at},
 };
@@ -16,8 +11,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Node, Route, connection};
 
-/// Connections that may wait to be accepted.
-const BACKLOG: u32 = 1024;
 /// Most connections of one port: one service's clients must leave room for the others'.
 const CONNECTIONS: usize = 4096;
 /// Pause after an error of `accept` that does not pass by itself, as when descriptors run out.
@@ -30,31 +23,30 @@ pub(crate) struct Listener {
     accepting: CancellationToken,
     closing: CancellationToken,
     aborting: CancellationToken,
-    connections: TaskTracker,
+    /// The loop that accepts, and each connection.
+    tasks: TaskTracker,
 }
 
 impl Listener {
-    /// Opens the port; what the route holds is served at once. Must run on the serving runtime.
-    pub(crate) fn open(port: u16, route: Arc<Route>, node: Arc<Node>) -> io::Result<Self> {
-        let socket = TcpSocket::new_v4()?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
-        let listener = socket.listen(BACKLOG)?;
+    /// Accepts on a listening socket; what the route holds is served at once. Must run on the serving runtime.
+    pub(crate) fn open(socket: std::net::TcpListener, route: Arc<Route>, node: Arc<Node>) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(socket)?;
         let this = Self {
             route,
             accepting: CancellationToken::new(),
             closing: CancellationToken::new(),
             aborting: CancellationToken::new(),
-            connections: TaskTracker::new(),
+            tasks: TaskTracker::new(),
         };
-        tokio::spawn(accept(
+        this.tasks.spawn(accept(
             listener,
             this.route.clone(),
             node,
             this.accepting.clone(),
             this.closing.clone(),
             this.aborting.clone(),
-            this.connections.clone(),
+            this.tasks.clone(),
         ));
         Ok(this)
     }
@@ -63,10 +55,10 @@ impl Listener {
     pub(crate) async fn close(self, deadline: Instant) {
         self.accepting.cancel();
         self.closing.cancel();
-        self.connections.close();
-        if timeout_at(deadline, self.connections.wait()).await.is_err() {
+        self.tasks.close();
+        if timeout_at(deadline, self.tasks.wait()).await.is_err() {
             self.aborting.cancel();
-            self.connections.wait().await;
+            self.tasks.wait().await;
         }
     }
 }
@@ -84,7 +76,7 @@ async fn accept(
     accepting: CancellationToken,
     closing: CancellationToken,
     aborting: CancellationToken,
-    connections: TaskTracker,
+    tasks: TaskTracker,
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let next = async {
@@ -99,7 +91,7 @@ async fn accept(
                 Ok((stream, _)) => {
                     let served = connection::serve(stream, route.clone(), node.clone(), closing.clone());
                     let aborting = aborting.clone();
-                    connections.spawn(async move {
+                    tasks.spawn(async move {
                         tokio::select! {
                             () = served => {}
                             () = aborting.cancelled() => {}

@@ -22,6 +22,10 @@ use hyper_util::{rt::TokioExecutor, server::conn::auto};
 use tokio::sync::{Semaphore, watch};
 
 use self::{budget::Budget, service::Service, stats::Level};
+use crate::host::outbound::NodeGate;
+
+/// For each connection to another server, so many of clients.
+const OUTBOUND_SHARE: usize = 8;
 
 /// What a port answers with: the service that has it now.
 pub(crate) struct Route(ArcSwapOption<Service>);
@@ -61,6 +65,8 @@ pub(crate) struct Node {
     pub(crate) live: Arc<Level>,
     /// Connections that may be open at once.
     pub(crate) connections: Arc<Semaphore>,
+    /// The way to other servers.
+    pub(crate) outbound: Arc<NodeGate>,
     /// How far the shim's end has come.
     pub(crate) phase: watch::Sender<Phase>,
     protocol: auto::Builder<TokioExecutor>,
@@ -73,6 +79,7 @@ impl Node {
             instances: Budget::new(instances),
             live: Arc::default(),
             connections: Arc::new(Semaphore::new(connections)),
+            outbound: Arc::new(NodeGate::new((connections / OUTBOUND_SHARE).max(16))),
             phase: watch::Sender::new(Phase::Serving),
             protocol: connection::protocol(),
         }

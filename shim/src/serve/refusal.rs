@@ -17,6 +17,8 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 pub(crate) enum Refusal {
     /// Nothing is served here.
     NoService,
+    /// The service is stopped on purpose.
+    Stopped,
     /// The request names no host, or none that can be, or several.
     Host,
     /// The request wants a tunnel.
@@ -62,6 +64,7 @@ impl Refusal {
     pub(crate) fn parts(self) -> (StatusCode, &'static str) {
         match self {
             Self::NoService => (StatusCode::SERVICE_UNAVAILABLE, "the service has left this node\n"),
+            Self::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "the service is stopped: its spec.replicas is 0\n"),
             Self::Host => (StatusCode::BAD_REQUEST, "the request needs one Host header with a host's name\n"),
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, "there are no tunnels here\n"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the request body exceeds 64 MiB\n"),
@@ -81,7 +84,7 @@ impl Refusal {
         *response.status_mut() = code;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        if code == StatusCode::SERVICE_UNAVAILABLE {
+        if code == StatusCode::SERVICE_UNAVAILABLE && self != Self::Stopped {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
         response
@@ -112,6 +115,7 @@ mod tests {
         let busy = Refusal::Busy.response();
         assert_eq!(busy.status(), 503);
         assert_eq!(busy.headers()[header::RETRY_AFTER], "1");
+        assert!(!Refusal::Stopped.response().headers().contains_key(header::RETRY_AFTER), "nobody knows when");
         assert!(!Refusal::Timeout.response().headers().contains_key(header::RETRY_AFTER));
     }
 }

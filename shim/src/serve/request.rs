@@ -22,7 +22,7 @@ use super::{
     refusal::Refusal,
     service::Service,
 };
-use crate::host::log::Stream;
+use crate::host::log::{Message, Stream};
 
 /// Longest time that a request waits for a place.
 const QUEUE: Duration = Duration::from_secs(1);
@@ -58,6 +58,7 @@ pub(crate) async fn answer(
             let response = refusal.response();
             stats.answered(response.status());
             stats.rejected.fetch_add(refusal.is_rejection().into(), Relaxed);
+            stats.stopped.fetch_add((refusal == Refusal::Stopped).into(), Relaxed);
             response.map(|body| Answer::of_shim(body, active))
         }
     }
@@ -69,6 +70,7 @@ async fn serve(
     node: &Arc<Budget>,
     request: Request<Incoming>,
 ) -> Result<(Response<WasiBody>, Arc<AtomicBool>), Refusal> {
+    let handler = service.handler.as_ref().ok_or(Refusal::Stopped)?;
     let now = tokio::time::Instant::now();
     let (request, too_large) = admit(request, service)?;
     let until = now + service.timeout.min(QUEUE);
@@ -76,7 +78,7 @@ async fn serve(
     let nodes = node.acquire(until).await.map_err(|_| Refusal::NodeBusy)?;
     let flight = Flight::new(now + service.timeout, [ours, nodes]);
     let waiting = Waiting::new(flight.clone());
-    let result = timeout_at(flight.deadline(), service.handler.handle(flight.clone(), request)).await;
+    let result = timeout_at(flight.deadline(), handler.handle(flight.clone(), request)).await;
     let (refusal, detail) = match result {
         Ok(Ok(response)) => {
             waiting.answered();
@@ -132,5 +134,5 @@ fn tell(service: &Service, refusal: Refusal, detail: Option<&str>) {
     if let Some(detail) = detail {
         message = format!("{message}: {detail}");
     }
-    service.log.write(Stream::Shim, Some("error"), None, &message, false);
+    service.log.write(Message { level: Some("error"), ..Message::new(Stream::Shim, &message) });
 }

@@ -30,6 +30,6 @@ pub(crate) struct Service {
     pub(crate) stats: Arc<Stats>,
     /// Where it logs; shared likewise.
     pub(crate) log: Arc<ServiceLog>,
-    /// Makes instances and has them answer.
-    pub(crate) handler: ProxyHandler<Instances>,
+    /// Makes instances and has them answer; none while the service is stopped.
+    pub(crate) handler: Option<ProxyHandler<Instances>>,
 }

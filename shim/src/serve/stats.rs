@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -11,6 +14,8 @@ use podless_link::{
     histogram::{BUCKETS, bucket_of},
     v1,
 };
+
+use crate::host::outbound::Counts;
 
 /// A histogram of durations.
 pub(crate) struct Histogram {
@@ -95,6 +100,10 @@ pub(crate) struct Stats {
     pub(crate) answers: [AtomicU64; 5],
     /// Answered 503 because the budget, or the node, was exhausted.
     pub(crate) rejected: AtomicU64,
+    /// Answered 503 because the service is stopped.
+    pub(crate) stopped: AtomicU64,
+    /// Requests of its own to other servers.
+    pub(crate) outbound: Arc<Counts>,
     /// Requests that had to load or to instantiate.
     pub(crate) cold_starts: AtomicU64,
     /// Durations of the cold starts' phases.

@@ -1,16 +1,17 @@
-//! A TCP stream that tells its clock when bytes come and go.
+//! A TCP stream that tells its clock when bytes come and go, and lets who has closed its side be answered.
 
 use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Instant,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::{Sleep, sleep},
 };
 
 use super::clock::ConnectionClock;
@@ -19,12 +20,25 @@ use super::clock::ConnectionClock;
 pub(crate) struct TimedStream {
     stream: TcpStream,
     clock: Arc<ConnectionClock>,
+    /// When the client closed its side.
+    closed: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl TimedStream {
     /// Times this stream.
     pub(crate) fn new(stream: TcpStream, clock: Arc<ConnectionClock>) -> Self {
-        Self { stream, clock }
+        Self { stream, clock, closed: None, timer: None }
+    }
+
+    /// The client has closed its side: ready when that is to be taken for the end of the connection.
+    fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let closed = *self.closed.get_or_insert_with(Instant::now);
+        while let Some(left) = self.clock.patience(closed, Instant::now()) {
+            let timer = self.timer.insert(Box::pin(sleep(left)));
+            ready!(timer.as_mut().poll(context));
+        }
+        Poll::Ready(())
     }
 
     fn wrote(&self, poll: &Poll<io::Result<usize>>) {
@@ -46,6 +60,8 @@ impl AsyncRead for TimedStream {
         let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {
             self.clock.read(Instant::now());
+        } else if matches!(poll, Poll::Ready(Ok(()))) && buffer.remaining() > 0 {
+            return self.poll_gone(context).map(Ok);
         }
         poll
     }

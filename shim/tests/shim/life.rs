@@ -196,6 +196,26 @@ async fn killed_and_without_an_operator_it_serves_again() {
 }
 
 #[tokio::test]
+async fn what_lingers_keeps_its_artifact_for_the_next_and_for_a_restart() {
+    let mut operator = Operator::start().await;
+    let mut shim = Shim::start(&operator, &[]);
+    let next = free_port();
+    operator.serve(&operator.assignment(HELLO, "lingers", free_port())).await;
+    operator.withdraw("lingers", 1, Duration::from_secs(60));
+    operator.serve(&operator.assignment(PROBE, "goes", free_port())).await;
+    operator.withdraw("goes", 1, Duration::ZERO);
+    let hash = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(PROBE.code()));
+    let swept = || !shim.data_dir.join("artifacts").join(format!("{hash}.cwasm")).exists();
+    shim.until_admin("/healthz", |_, _| swept()).await;
+    operator.serve(&operator.assignment(HELLO, "next", next)).await;
+    operator.stop().await;
+    shim.kill();
+    shim.restart();
+    shim.ready().await;
+    assert_eq!(get(next, "/").await.status, 200);
+}
+
+#[tokio::test]
 async fn what_was_damaged_while_it_was_down_is_not_served() {
     let mut operator = Operator::start().await;
     let mut shim = Shim::start(&operator, &[]);
@@ -300,7 +320,7 @@ async fn resident_memory_is_what_proc_says() {
     let before = operator.until("reports", |said| Some(said.reports.len())).await;
     let report = operator.until("another report", |said| said.reports.get(before + 1).cloned()).await;
     let (memory, service) = (report.memory.expect("memory"), report.services[0].clone());
-    let proc = shim.resident() as f64;
+    let proc = shim.resident().await as f64;
     assert!((memory.resident_bytes as f64 / proc - 1.0).abs() < 0.1, "{memory:?}, /proc says {proc}");
     assert_eq!(memory.resident_bytes, memory.unattributed_bytes + service.resident_bytes);
     assert!(service.resident_bytes > 100_000 && service.resident_bytes < 20_000_000, "{service:?}");

@@ -2,7 +2,10 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test ends where something is not as it should be")]
 
 mod client;
+mod damage;
 mod life;
 mod operator;
+mod outbound;
 mod process;
 mod serve;
+mod supervise;

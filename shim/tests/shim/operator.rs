@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::{Stream, StreamExt};
-use podless_artifact::seal::{HttpWorld, Seal, SealKey};
+use podless_artifact::seal::{HttpWorld, Seal, SealKey, TrustedKeys};
 use podless_link::{
     ASSIGNMENT_CONTEXT, TRUST_CA, TRUST_SEAL,
     v1::{
@@ -49,6 +49,8 @@ pub(crate) struct Guest {
 pub(crate) const HELLO: Guest = Guest { name: "hello", http: HttpWorld::P2 };
 pub(crate) const HELLO_P3: Guest = Guest { name: "hello-p3", http: HttpWorld::P3 };
 pub(crate) const PROBE: Guest = Guest { name: "probe", http: HttpWorld::P2 };
+pub(crate) const FETCH: Guest = Guest { name: "fetch", http: HttpWorld::P2 };
+pub(crate) const FETCH_P3: Guest = Guest { name: "fetch-p3", http: HttpWorld::P3 };
 pub(crate) const LOGGER: Guest = Guest { name: "logger", http: HttpWorld::P2 };
 
 impl Guest {
@@ -68,6 +70,7 @@ pub(crate) struct Said {
     pub(crate) hellos: Vec<Hello>,
     pub(crate) acks: Vec<Ack>,
     pub(crate) reports: Vec<Report>,
+    pub(crate) probed: Vec<v1::ProbeResult>,
     pub(crate) fetches: usize,
 }
 
@@ -158,6 +161,14 @@ impl Operator {
         self.assignment_of(guest.code(), guest.http, uid, port)
     }
 
+    /// The same with code that differs from that of every other variant, and does the same.
+    pub(crate) fn variant(&self, guest: Guest, n: usize, uid: &str, port: u16) -> Assignment {
+        let mut code = guest.code();
+        // After its end: nothing reads there.
+        code.extend(n.to_le_bytes());
+        self.assignment_of(code, guest.http, uid, port)
+    }
+
     /// The same with code of the test's own.
     pub(crate) fn assignment_of(&self, code: Vec<u8>, http: HttpWorld, uid: &str, port: u16) -> Assignment {
         let sha256 = hex::encode(Sha256::digest(&code));
@@ -184,6 +195,13 @@ impl Operator {
             instance_memory: 64 << 20,
             timeout_millis: 10_000,
         }
+    }
+
+    /// The hash of the code that an assignment is for: the name of its file.
+    pub(crate) fn artifact_of(&self, assignment: &Assignment) -> String {
+        let sealed = serde_json::from_slice(&assignment.sealed).expect("JSON");
+        let keys = TrustedKeys::from_pem(&self.key.public_pem().expect("PEM")).expect("keys");
+        keys.open(&sealed).expect("sealed").code_sha256
     }
 
     /// Signs an assignment.
@@ -304,6 +322,7 @@ impl Link for Session {
                     }
                     from_shim::Body::Ack(ack) => state.said.acks.push(ack),
                     from_shim::Body::Report(report) => state.said.reports.push(report),
+                    from_shim::Body::ProbeResult(result) => state.said.probed.push(result),
                 }
                 heard.notify_waiters();
             }

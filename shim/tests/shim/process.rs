@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Signal};
 use tokio::sync::Notify;
 
 use crate::{
@@ -32,7 +33,28 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// A running shim.
+/// What a shim is started with.
+#[derive(Default)]
+pub(crate) struct Setup<'a> {
+    /// Flags beside those that every shim of these tests has.
+    pub(crate) flags: &'a [&'a str],
+    /// Variables.
+    pub(crate) env: Vec<(&'static str, String)>,
+    /// What to do, as root, in a mount namespace of its own before it starts: a script that finds the folder of its
+    /// volumes, which has `data` and `state`, in `$0`.
+    pub(crate) mounts: Option<String>,
+}
+
+/// Whether tests may mount; says which of them is skipped when not.
+pub(crate) fn may_mount(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: {test} mounts, which only root may");
+    }
+    root
+}
+
+/// A running shim: its supervisor.
 pub(crate) struct Shim {
     child: Child,
     command: Arc<dyn Fn() -> Command + Send + Sync>,
@@ -47,10 +69,18 @@ pub(crate) struct Shim {
 impl Shim {
     /// Starts a shim with empty volumes.
     pub(crate) fn start(operator: &Operator, flags: &[&str]) -> Self {
+        Self::start_with(operator, Setup { flags, ..Setup::default() })
+    }
+
+    /// The same with more around it.
+    pub(crate) fn start_with(operator: &Operator, setup: Setup<'_>) -> Self {
+        let Setup { flags, env, mounts } = setup;
         let volumes = Arc::new(tempfile::tempdir().expect("a directory"));
         let (state_dir, data_dir) = (volumes.path().join("state"), volumes.path().join("data"));
+        for dir in [&state_dir, &data_dir] {
+            std::fs::create_dir(dir).expect("made");
+        }
         let admin = free_port();
-        let instances = if flags.contains(&"--instances") { [].as_slice() } else { &["--instances", "64"] };
         let arguments: Vec<String> = [
             ("--operator", operator.url()),
             ("--token-file", operator.dir.path().join("token").display().to_string()),
@@ -59,15 +89,28 @@ impl Shim {
             ("--state-dir", state_dir.display().to_string()),
             ("--admin-port", admin.to_string()),
             ("--log-format", "text".to_owned()),
+            ("--instances", "64".to_owned()),
         ]
         .into_iter()
+        .filter(|(flag, _)| !flags.contains(flag))
         .flat_map(|(flag, value)| [flag.to_owned(), value])
         .chain(flags.iter().map(|flag| (*flag).to_owned()))
-        .chain(instances.iter().map(|flag| (*flag).to_owned()))
         .collect();
+        let folder = volumes.path().to_owned();
         let command = Arc::new(move || {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_podless-shim"));
-            command.args(&arguments).env("NO_COLOR", "1").stdout(Stdio::piped());
+            let shim = env!("CARGO_BIN_EXE_podless-shim");
+            let mut command = match &mounts {
+                None => Command::new(shim),
+                Some(script) => {
+                    let mut command = Command::new("unshare");
+                    command
+                        .args(["--mount", "--", "sh", "-ec", &format!("{script}\nexec \"$@\"")])
+                        .arg(&folder)
+                        .arg(shim);
+                    command
+                }
+            };
+            command.args(&arguments).env("NO_COLOR", "1").envs(env.iter().cloned()).stdout(Stdio::piped());
             command
         });
         let (lines, printed) = (Arc::default(), Arc::default());
@@ -75,15 +118,57 @@ impl Shim {
         Self { child, command, admin, lines, printed, _volumes: volumes, state_dir, data_dir }
     }
 
-    /// Kills it as a node's failure would.
+    /// The process that serves, once there is one.
+    pub(crate) async fn serving(&self) -> Pid {
+        let waiting = async {
+            loop {
+                if let Some(pid) = self.serving_now() {
+                    return pid;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.expect("a process serves")
+    }
+
+    fn serving_now(&self) -> Option<Pid> {
+        let id = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
+        Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
+    }
+
+    /// Kills the process that serves; its supervisor starts another.
+    pub(crate) async fn kill_serving(&self) {
+        let pid = self.serving().await;
+        rustix::process::kill_process(pid, Signal::KILL).expect("killed");
+        gone(pid);
+    }
+
+    /// Runs a command where the shim has its mounts; `$0` is as in [`Setup::mounts`].
+    pub(crate) fn mount(&self, script: &str) {
+        let target = self.child.id().to_string();
+        let folder = self.data_dir.parent().expect("a folder");
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--target", &target, "--", "sh", "-ec", script]).arg(folder);
+        assert!(command.status().expect("started").success(), "{script}");
+    }
+
+    /// Kills all of it as a node's failure would.
     pub(crate) fn kill(&mut self) {
+        let serving = self.serving_now();
         self.child.kill().expect("killed");
         self.child.wait().expect("gone");
+        serving.into_iter().for_each(gone);
     }
 
     /// Starts it again with the same volumes.
     pub(crate) fn restart(&mut self) {
         self.child = spawn(&*self.command, &self.lines, &self.printed);
+    }
+
+    /// The supervisor's process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Asks it to stop, as the kubelet does.
@@ -136,10 +221,25 @@ impl Shim {
         tokio::time::timeout(PATIENCE, waiting).await.expect("the line is printed")
     }
 
-    /// What `/proc` says of its resident memory, in bytes.
-    pub(crate) fn resident(&self) -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).expect("statm");
-        text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("pages") * 4096
+    /// What `/proc` says of its resident memory, in bytes: all of the process that serves, and of the supervisor what
+    /// is not in the file of the program that both run.
+    pub(crate) async fn resident(&self) -> u64 {
+        let pages = |pid: u32| {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("statm");
+            let mut pages = text.split(' ').skip(1).map(|pages| pages.parse::<u64>().expect("pages"));
+            (pages.next().expect("resident"), pages.next().expect("shared"))
+        };
+        let (serving, _) = pages(self.serving().await.as_raw_nonzero().get().unsigned_abs());
+        let (supervisor, shared) = pages(self.child.id());
+        (serving + supervisor - shared) * 4096
+    }
+}
+
+/// Waits until a process has closed all that it had.
+fn gone(pid: Pid) {
+    let dead = |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
+    while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !dead(stat)) {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -218,17 +218,73 @@ async fn an_answer_that_takes_too_long_is_cut_off_for_all_to_see() {
 
 #[tokio::test]
 async fn a_client_that_leaves_frees_its_place() {
-    let (_operator, _shim, port) =
+    let (_operator, shim, port) =
         serving(|operator, port| Assignment { budget: 1, ..operator.assignment(PROBE, "a", port) }).await;
-    let leaving = tokio::time::timeout(Duration::from_millis(300), try_get(port, "/slow?ms=9000")).await;
+    let started = Instant::now();
+    let leaving = tokio::time::timeout(Duration::from_millis(300), try_get(port, "/slow?ms=9500")).await;
     assert!(leaving.is_err(), "it was being answered when the client left");
+    // It may only have closed its side: for five seconds it could still want its answer.
+    while get(port, "/").await.status != 200 {
+        assert!(started.elapsed() < Duration::from_secs(8), "the place is not free");
+    }
+    // Who leaves by a reset is known to be gone.
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("connected");
+    stream.set_zero_linger().expect("set");
+    let mut stream = stream;
+    stream.write_all(b"GET /slow?ms=9500 HTTP/1.1\r\nhost: test\r\n\r\n").await.expect("written");
+    let in_flight = r#"podless_shim_requests_in_flight{namespace="tests",service="service-a"} 1"#;
+    shim.until_admin("/metrics", |_, text| text.contains(in_flight)).await;
+    assert_eq!(get(port, "/").await.status, 503, "its place is taken");
+    drop(stream);
     assert_eq!(get(port, "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_has_closed_its_side_gets_its_answer() {
+    let (_operator, _shim, port) = serving(|operator, port| operator.assignment(PROBE, "a", port)).await;
+    for (path, body) in [("/", "probe\n"), ("/slow?ms=2000", "2000 ms\n")] {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("connected");
+        let head = format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("written");
+        stream.shutdown().await.expect("closed");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("read");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(body), "{path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_service_says_so_at_once_and_starts_again() {
+    let (operator, port) = (Operator::start().await, free_port());
+    let shim = Shim::start(&operator, &[]);
+    let stopped = Assignment { budget: 0, ..operator.assignment(PROBE, "a", port) };
+    operator.serve(&stopped).await;
+    let answer = get(port, "/").await;
+    assert_eq!((answer.status, answer.body.as_str()), (503, "the service is stopped: its spec.replicas is 0\n"));
+    assert!(!answer.headers.contains_key("retry-after"));
+    let fetches = async || operator.until("fetches", |said| Some(said.fetches)).await;
+    assert_eq!(fetches().await, 0, "nothing is loaded of it");
+    shim.kill_serving().await;
+    assert_eq!(get(port, "/").await.status, 503, "nor after a restart");
+    let count = r#"podless_shim_requests_stopped_total{namespace="tests",service="service-a"} 1"#;
+    shim.until_admin("/metrics", |_, text| text.contains(count)).await;
+    shim.until_admin("/metrics", |_, text| text.contains(r#"rejected_total{namespace="tests",service="service-a"} 0"#))
+        .await;
+    operator.until("the second hello", |said| said.hellos.get(1).map(drop)).await;
+    let started = Assignment { budget: 10, generation: 2, ..stopped.clone() };
+    operator.serve(&started).await;
+    let slow = tokio::spawn(async move { get(port, "/slow?ms=1500").await });
+    let in_flight = r#"podless_shim_requests_in_flight{namespace="tests",service="service-a"} 1"#;
+    shim.until_admin("/metrics", |_, text| text.contains(in_flight)).await;
+    operator.serve(&Assignment { generation: 3, ..stopped }).await;
+    assert_eq!(get(port, "/").await.status, 503);
+    assert_eq!(slow.await.expect("joined").status, 200, "what was in flight is answered");
 }
 
 #[tokio::test]
 async fn what_guests_say_comes_out_as_lines_of_json() {
     let (_operator, shim, port) = serving(|operator, port| Assignment {
-        grants: Some(Grants { logging: true }),
+        grants: Some(Grants { logging: true, ..Default::default() }),
         ..operator.assignment(LOGGER, "a", port)
     })
     .await;

@@ -3,6 +3,7 @@
 use std::{
     env, fs,
     hint::black_box,
+    net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket},
     process,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -25,6 +26,7 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
             black_box(());
         },
         "/grow" => grow(number),
+        "/say" => request.uri().query().unwrap_or_default().to_owned(),
         "/echo" => return Ok(Response::new(request.into_body())),
         "/env" => env::vars().map(|(name, value)| format!("{name}={value}\n")).collect(),
         "/slow" => {
@@ -35,6 +37,7 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
         "/big" => "x".repeat(number as usize),
         "/fresh" => format!("{served}\n"),
         "/fs" => files(),
+        "/net" => sockets(),
         _ => return Ok(Response::builder().status(StatusCode::NOT_FOUND).body("no such path\n".to_owned().into())?),
     };
     Ok(Response::new(text.into()))
@@ -57,4 +60,19 @@ fn files() -> String {
         Err(error) => format!("no file {path}: {error}\n"),
     });
     seen.concat()
+}
+
+fn sockets() -> String {
+    let any = "0.0.0.0:0";
+    [
+        ("connection", TcpStream::connect("127.0.0.1:8081").map(drop)),
+        ("listener", TcpListener::bind(any).map(drop)),
+        ("datagrams", UdpSocket::bind(any).map(drop)),
+        ("name", "localhost:80".to_socket_addrs().map(drop)),
+    ]
+    .map(|(what, outcome)| match outcome {
+        Ok(()) => format!("{what} is there\n"),
+        Err(error) => format!("no {what}: {error}\n"),
+    })
+    .concat()
 }

@@ -1,0 +1,238 @@
+//! The parent's end of the child that audits and compiles. In: a pulled component; out: first what it says of itself,
+//! then, once audited, its machine code in a file. IO.
+
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::{Child, ChildStdout, Command},
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    audit::AuditedComponent,
+    compile::Report,
+    facts::{Facts, FactsError},
+    pull::PulledComponent,
+    sandbox::Limits,
+};
+
+/// Longest line that the child may say.
+const LINE_BYTES: u64 = 4 << 20;
+/// Most machine code that one component may become.
+const CODE_BYTES: u64 = 512 << 20;
+/// Longest message that is passed on.
+const MESSAGE_CHARS: usize = 500;
+
+/// The program that is the child: it calls `compile_child` with the two limits that follow its arguments, bytes of
+/// memory and seconds of CPU.
+#[derive(Clone, Debug)]
+pub struct ChildProgram {
+    /// The executable.
+    pub path: PathBuf,
+    /// Its first arguments.
+    pub arguments: Vec<OsString>,
+}
+
+impl Default for ChildProgram {
+    /// This program's own subcommand `compile-child`.
+    fn default() -> Self {
+        Self { path: "/proc/self/exe".into(), arguments: vec!["compile-child".into()] }
+    }
+}
+
+/// Why there is no machine code.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The bytes are no component.
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+    /// The compiler refused it.
+    #[error("the component does not compile ({0}): build it with a released toolchain, for WASI 0.2 or 0.3")]
+    Failed(String),
+    /// More time than it may use.
+    #[error(
+        "compiling the component takes more than {} s of CPU time, which is the limit: make it smaller, as by a release \
+         build that is optimised for size and has fewer dependencies", .0.cpu_seconds
+    )]
+    Time(Limits),
+    /// More memory than it may use.
+    #[error(
+        "compiling the component takes more than {} MiB of memory, which is the limit: make it smaller, as by a release \
+         build that is optimised for size, and split functions of thousands of lines", .0.memory_bytes >> 20
+    )]
+    Memory(Limits),
+    /// More machine code than a shim takes.
+    #[error("the component becomes more than {} MiB of machine code, which is the limit: make it smaller", CODE_BYTES >> 20)]
+    Code,
+    /// Not the component's fault.
+    #[error("compiling did not work: {0}; it is tried again")]
+    Broken(String),
+}
+
+impl From<io::Error> for CompileError {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+/// Machine code that a child has made, in a file that nobody else knows yet. Nothing vouches for it.
+pub struct MachineCode {
+    pub(crate) file: NamedTempFile,
+    pub(crate) sha256: String,
+    pub(crate) size: u64,
+    pub(crate) millis: u64,
+}
+
+impl MachineCode {
+    /// Its size, in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Milliseconds that the compilation took.
+    pub fn millis(&self) -> u64 {
+        self.millis
+    }
+
+    /// Copies it to a file.
+    pub fn save(&self, to: &Path) -> io::Result<()> {
+        std::fs::copy(self.file.path(), to).map(drop)
+    }
+}
+
+/// Machine code of an audited component.
+pub(crate) struct CompiledComponent {
+    pub(crate) audited: AuditedComponent,
+    pub(crate) code: MachineCode,
+}
+
+/// A child at work; dropping it kills the process.
+pub(crate) struct Compiling {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    limits: Limits,
+    deadline: Instant,
+}
+
+impl Compiling {
+    pub(crate) fn start(program: &ChildProgram, limits: Limits, component: PulledComponent) -> io::Result<Self> {
+        let mut child = Command::new(&program.path)
+            .args(&program.arguments)
+            .args([limits.memory_bytes.to_string(), limits.cpu_seconds.to_string()])
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(component.into_file()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        let output = child.stdout.take().ok_or_else(|| io::Error::other("the child has no output"))?;
+        // Twice the CPU's time, for a busy machine.
+        let deadline = Instant::now() + Duration::from_secs(limits.cpu_seconds.saturating_mul(2));
+        Ok(Self { child, output: BufReader::new(output), limits, deadline })
+    }
+
+    /// What the component says of itself.
+    pub(crate) async fn facts(&mut self) -> Result<Facts, CompileError> {
+        match self.report().await? {
+            Report::Facts(facts) => Ok(facts?),
+            Report::Failed(why) => Err(CompileError::Failed(shorten(&why))),
+            Report::Code { .. } => Err(CompileError::Broken("the child spoke out of turn".to_owned())),
+        }
+    }
+
+    /// The machine code of what was audited, which the child makes meanwhile.
+    pub(crate) async fn code(
+        self,
+        audited: AuditedComponent,
+        folder: &Path,
+    ) -> Result<CompiledComponent, CompileError> {
+        Ok(CompiledComponent { audited, code: self.machine_code(folder).await? })
+    }
+
+    /// The machine code.
+    pub(crate) async fn machine_code(mut self, folder: &Path) -> Result<MachineCode, CompileError> {
+        let (size, millis) = match self.report().await? {
+            Report::Code { size, millis } if size <= CODE_BYTES => (size, millis),
+            Report::Code { .. } => return Err(CompileError::Code),
+            Report::Failed(why) => return Err(CompileError::Failed(shorten(&why))),
+            Report::Facts(_) => return Err(CompileError::Broken("the child spoke out of turn".to_owned())),
+        };
+        let file = NamedTempFile::new_in(folder)?;
+        let copying = copy(&mut self.output, tokio::fs::File::from_std(file.reopen()?), size);
+        let sha256 = match timeout_at(self.deadline, copying).await {
+            Ok(copied) => copied?,
+            Err(_) => return Err(CompileError::Time(self.limits)),
+        };
+        match sha256 {
+            Some(sha256) => Ok(MachineCode { file, sha256, size, millis }),
+            None => Err(self.ended().await),
+        }
+    }
+
+    async fn report(&mut self) -> Result<Report, CompileError> {
+        let mut line = Vec::new();
+        let reading = async { (&mut self.output).take(LINE_BYTES).read_until(b'\n', &mut line).await };
+        match timeout_at(self.deadline, reading).await {
+            Ok(read) => read?,
+            Err(_) => return Err(CompileError::Time(self.limits)),
+        };
+        if line.last() != Some(&b'\n') {
+            return Err(match line.len() as u64 {
+                LINE_BYTES => CompileError::Broken("the child does not stop talking".to_owned()),
+                _ => self.ended().await,
+            });
+        }
+        serde_json::from_slice(&line).map_err(|_| CompileError::Broken("the child does not make sense".to_owned()))
+    }
+
+    /// The child has closed its output and said less than it should.
+    async fn ended(&mut self) -> CompileError {
+        match timeout_at(self.deadline, self.child.wait()).await {
+            Ok(Ok(status)) => judge_end(status, self.limits),
+            Ok(Err(error)) => error.into(),
+            Err(_) => CompileError::Time(self.limits),
+        }
+    }
+}
+
+/// A signal is how limits end a process: SIGXCPU for time, SIGABRT when an allocation failed, SIGSEGV for the stack,
+/// SIGKILL from the kernel when memory is short. A panic is none: it is reported.
+fn judge_end(status: ExitStatus, limits: Limits) -> CompileError {
+    match status.signal() {
+        Some(libc::SIGXCPU) => CompileError::Time(limits),
+        Some(libc::SIGABRT | libc::SIGSEGV | libc::SIGKILL) => CompileError::Memory(limits),
+        _ => CompileError::Broken(format!("the compiling process ended early ({status})")),
+    }
+}
+
+/// Copies this many bytes; their SHA-256, or `None` when fewer come.
+async fn copy(from: &mut (impl AsyncRead + Unpin), mut to: tokio::fs::File, size: u64) -> io::Result<Option<String>> {
+    let (mut hash, mut left, mut buffer) = (Sha256::new(), size, vec![0; 64 << 10]);
+    loop {
+        let read = from.read(&mut buffer).await?;
+        if read == 0 {
+            break;
+        }
+        left = left.checked_sub(read as u64).ok_or_else(|| io::Error::other("the child sends more than it said"))?;
+        hash.update(&buffer[..read]);
+        to.write_all(&buffer[..read]).await?;
+    }
+    to.flush().await?;
+    Ok((left == 0).then(|| hex::encode(hash.finalize())))
+}
+
+/// Text of the child, fit for a sentence.
+fn shorten(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MESSAGE_CHARS).collect()
+}

@@ -1,0 +1,50 @@
+//! `podless compile`: a component in, how large its machine code is and how long it took out. IO.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use podless_engine::{TARGET, fingerprint};
+use serde::Serialize;
+
+use crate::{
+    args::{CompileArgs, Output},
+    failure::Failure,
+    output,
+    progress::Bar,
+    workshop::Workshop,
+};
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Compiled {
+    target: &'static str,
+    fingerprint: String,
+    /// Bytes of machine code.
+    size: u64,
+    compile_millis: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    out: Option<PathBuf>,
+}
+
+/// Compiles a component.
+pub(crate) async fn compile(args: CompileArgs, output: Output) -> Result<ExitCode, Failure> {
+    let CompileArgs { file, out } = args;
+    let workshop = Workshop::open(&[])?;
+    let code = {
+        let bar = Bar::new(&file.display().to_string());
+        workshop.pipeline().compile_file(&file, |progress| bar.show(progress)).await
+    };
+    let code = code.map_err(|rejection| Failure::rejected(&rejection, None))?;
+    if let Some(out) = &out {
+        code.save(out).map_err(|error| Failure::environment(format!("cannot write {}: {error}", out.display())))?;
+    }
+    let compiled =
+        Compiled { target: TARGET, fingerprint: fingerprint(), size: code.size(), compile_millis: code.millis(), out };
+    match output {
+        Output::Json => output::json(&compiled)?,
+        Output::Text => {
+            let Compiled { target, fingerprint, size, compile_millis, .. } = compiled;
+            output::line(&format!("{size} bytes for {target}, engine {fingerprint}, compiled in {compile_millis} ms"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

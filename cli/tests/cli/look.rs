@@ -1,0 +1,67 @@
+//! `podless inspect`, `compile` and `completion`.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::{Home, guest};
+
+fn json(printed: &str) -> Value {
+    serde_json::from_str(printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
+}
+
+#[test]
+fn what_would_be_denied_ends_with_1() {
+    let home = Home::new();
+    let (hello, logger) = (guest("hello").display().to_string(), guest("logger").display().to_string());
+    let (code, printed, said) = home.podless(&["inspect", &hello, "--output", "json"]);
+    assert_eq!(code, 0, "{said}");
+    let found = json(&printed);
+    let size = fs::metadata(guest("hello")).expect("the guest").len();
+    assert_eq!((&found["component"]["size"], &found["http"]), (&size.into(), &"wasi:http@0.2".into()));
+    assert!(found["code"]["size"].as_u64() > Some(0) && found["code"]["fingerprint"].is_string());
+    assert!(found["exports"].as_array().is_some_and(|exports| !exports.is_empty()));
+    assert_eq!((&found["capabilities"], &found["problems"]), (&serde_json::json!({}), &serde_json::json!([])));
+
+    let (code, printed, _) = home.podless(&["inspect", &logger]);
+    assert_eq!(code, 1);
+    let denied = |line: &str| line.contains("wasi:logging/logging@0.1.0-draft") && line.ends_with("Denied");
+    assert!(printed.lines().any(denied), "{printed}");
+    for says in ["    logging: {}", "It would not be served"] {
+        assert!(printed.contains(says), "{says} in\n{printed}");
+    }
+    let service = home.file(
+        "service.yaml",
+        "apiVersion: podless.dev/v1alpha1\nkind: WasmService\nmetadata: {name: a}\nspec: {image: a, capabilities: {logging: {}}}",
+    );
+    let (code, printed, said) = home.podless(&["inspect", &logger, "--service", &service, "--output", "json"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(json(&printed)["capabilities"], serde_json::json!({"logging": {}}));
+
+    let (code, printed, _) = home.podless(&["inspect", &guest("no-http").display().to_string(), "--output", "json"]);
+    let found = json(&printed);
+    assert_eq!((code, &found["http"]), (1, &Value::Null));
+    assert!(found["code"]["size"].as_u64() > Some(0), "it has a size all the same");
+}
+
+#[test]
+fn machine_code_is_measured_and_written() {
+    let home = Home::new();
+    let hello = guest("hello").display().to_string();
+    let (code, printed, said) = home.podless(&["compile", &hello, "-o", "hello.cwasm", "--output", "json"]);
+    assert_eq!(code, 0, "{said}");
+    let written = fs::read(home.path().join("hello.cwasm")).expect("written");
+    assert_eq!(json(&printed)["size"], written.len());
+    assert!(written.starts_with(b"\x7fELF"));
+    let (_, printed, _) = home.podless(&["compile", &hello]);
+    assert!(printed.contains("bytes for x86_64-unknown-linux-gnu, engine "), "{printed}");
+}
+
+#[test]
+fn shells_can_complete() {
+    for (shell, says) in [("bash", "complete -F"), ("zsh", "#compdef podless"), ("fish", "complete -c podless")] {
+        let (code, printed, _) = Home::new().podless(&["completion", shell]);
+        assert_eq!(code, 0);
+        assert!(printed.contains(says) && !printed.contains("compile-child"), "{shell}");
+    }
+}

@@ -1,0 +1,146 @@
+//! What the operator answers in a `WasmService`'s status.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the operator found and measured.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WasmServiceStatus {
+    /// Generation of the object that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Resolved, Audited, Precompiled, Placed, Available (something serves) and Ready (this generation serves).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Address inside the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The image that serves, pinned by digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Image>,
+    /// The interfaces that the component imports, and what each was granted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub imports: Vec<Import>,
+    /// The precompiled artifacts, one for each target.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Artifact>,
+    /// Replicas that have been placed on nodes.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Selects what counts as a replica, in the text form that an HPA needs. There are no pods: nothing has these labels but the Service and its slice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Replicas on nodes that serve this generation.
+    #[serde(default)]
+    pub ready_replicas: i32,
+    /// Most instances that were live at once since the shims loaded this service, all nodes together.
+    #[serde(default)]
+    pub instances: i32,
+    /// What the service costs in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub density: Option<Density>,
+    /// How long cold starts took, since the shims loaded this service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cold_start: Option<ColdStart>,
+    /// The nodes with the most replicas: ten at most, `density.nodes` counts them all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub placements: Vec<PlacementStatus>,
+}
+
+/// An image, pinned.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub struct Image {
+    /// The reference as it was written in the spec.
+    pub reference: String,
+    /// Digest of the manifest that the reference was resolved to.
+    pub digest: String,
+    /// Size of the component in bytes.
+    pub size: i64,
+}
+
+/// One imported interface.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub struct Import {
+    /// Name of the interface, as in `wasi:http/types@0.2.3`.
+    pub interface: String,
+    /// What was granted.
+    pub grant: Grant,
+}
+
+/// What an import was granted.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum Grant {
+    /// It works.
+    Granted,
+    /// It is linked, and there is nothing behind it: no file, no terminal.
+    Inert,
+    /// It was refused, and so was the component.
+    Denied,
+}
+
+/// One precompiled artifact.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Artifact {
+    /// Target triple of the machine code.
+    pub target: String,
+    /// Engine fingerprint: Wasmtime's version, its settings, target and CPU features.
+    pub fingerprint: String,
+    /// Size of the machine code in bytes.
+    pub size: i64,
+    /// Milliseconds that the compilation took when it was made.
+    pub compile_millis: i64,
+}
+
+/// What a service costs in memory.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Density {
+    /// Nodes that hold the service.
+    pub nodes: i32,
+    /// Bytes resident for this service, all nodes together: its code and its live instances.
+    pub resident_bytes: i64,
+    /// Resident bytes of one live instance, measured at the peak; absent before the first request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_instance: Option<i64>,
+}
+
+/// How long cold starts took, by phase.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ColdStart {
+    /// Requests that had to load or to instantiate.
+    pub count: i64,
+    /// Fetching, verifying and mapping the artifact on a node, and linking it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<Quantiles>,
+    /// Making an instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instantiate: Option<Quantiles>,
+    /// From the first byte of the request received to the first byte of the answer sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_byte: Option<Quantiles>,
+}
+
+/// Quantiles of a duration, for people: `850µs`, `1.2ms`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub struct Quantiles {
+    /// Median.
+    pub p50: String,
+    /// 99th percentile.
+    pub p99: String,
+}
+
+/// What was placed on one node.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub struct PlacementStatus {
+    /// Name of the node.
+    pub node: String,
+    /// Replicas on it.
+    pub replicas: i32,
+    /// Whether it serves this generation.
+    pub ready: bool,
+}

@@ -1,0 +1,12 @@
+//! Every crash survived: nodes without power, links that are cut, leaders that freeze or die between two writes, an API
+//! server that is away or tells half of what happens, keys that change; what serves goes on serving, and what should be
+//! comes to be.
+
+mod keys;
+mod leader;
+mod life;
+mod nodes;
+mod operator;
+mod proxy;
+mod tokens;
+mod writes;

@@ -1,0 +1,212 @@
+//! An operator as a process of this machine, in the place of the installed one: the same cluster, the same shims, and
+//! the way to the API server through a proxy. It is started again whenever it ends, as the kubelet would. IO.
+
+use std::{
+    net::TcpListener as Ports,
+    path::PathBuf,
+    process::Stdio,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Api,
+    api::{ListParams, Patch, PatchParams},
+};
+use podless_e2e::{Cluster, RELEASE_NAMESPACE, eventually};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::{
+    process::{Child, Command},
+    task::JoinHandle,
+};
+
+use super::proxy::{Faults, Proxy};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Sets how many operators are installed; waits until it is so.
+pub(crate) async fn scale_installed(cluster: &Cluster, replicas: usize) -> Result<()> {
+    let api = Api::<Deployment>::namespaced(cluster.kube.clone(), RELEASE_NAMESPACE);
+    let operators = ListParams::default().labels("app.kubernetes.io/component=operator");
+    let name = api.list(&operators).await?.items.into_iter().find_map(|d| d.metadata.name);
+    let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+    api.patch(&name.context("the operator's Deployment")?, &PatchParams::default(), &patch).await?;
+    eventually(&format!("{replicas} installed operators"), PATIENCE, async || {
+        let pods = cluster.operators().await?;
+        ensure!(pods.len() == replicas, "{} operators", pods.len());
+        Ok(())
+    })
+    .await
+}
+
+/// How to run it.
+struct Recipe {
+    program: PathBuf,
+    kubeconfig: PathBuf,
+    cache: PathBuf,
+    registry: String,
+    ip: String,
+    admin: u16,
+    link: u16,
+    overlap: u64,
+}
+
+impl Recipe {
+    fn run(&self) -> Result<Child> {
+        let child = Command::new(&self.program)
+            .arg("run")
+            .args(["--namespace", RELEASE_NAMESPACE, "--pod-name", "local", "--pod-ip", &self.ip])
+            .args(["--link-port", &self.link.to_string(), "--admin-port", &self.admin.to_string()])
+            .args(["--plain-http-registry", &self.registry, "--log-format", "text"])
+            .args(["--trust-overlap-seconds", &self.overlap.to_string()])
+            .arg("--cache-dir")
+            .arg(&self.cache)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env(
+                "RUST_LOG",
+                std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,kube_client=off,k8s_controller=off".to_owned()),
+            )
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn();
+        child.with_context(|| format!("{} cannot be run: `make build` makes it", self.program.display()))
+    }
+}
+
+/// An operator that is kept running.
+pub(crate) struct Operator {
+    /// The way to the API server.
+    pub proxy: Arc<Proxy>,
+    /// Where its metrics are.
+    pub admin: String,
+    /// Where shims reach it.
+    pub link: String,
+    starts: Arc<Mutex<usize>>,
+    pid: Arc<Mutex<Option<Pid>>>,
+    stopping: Arc<AtomicBool>,
+    keeper: JoinHandle<()>,
+    _files: TempDir,
+}
+
+impl Operator {
+    /// Takes the place of the installed operators, of which there must be none any more. `overlap` is that of keys, in
+    /// seconds.
+    pub(crate) async fn start(cluster: &Cluster, overlap: u64) -> Result<Self> {
+        let proxy = Arc::new(Proxy::start(cluster.kube.clone()).await?);
+        let files = tempfile::tempdir()?;
+        let kubeconfig = files.path().join("kubeconfig");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "proxy",
+            "clusters": [{"name": "proxy", "cluster": {"server": format!("http://{}", proxy.address)}}],
+            "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "proxy"}}],
+            "users": [{"name": "proxy", "user": {}}],
+        });
+        std::fs::write(&kubeconfig, config.to_string())?;
+        let registry = std::env::var("REGISTRY").context("REGISTRY is not set: run this by `make test-cluster`")?;
+        // The registry is on the host's address in the cluster: so is this operator.
+        let ip = registry.rsplit_once(':').context("host:port")?.0.to_owned();
+        let free = || Ok::<_, std::io::Error>(Ports::bind("127.0.0.1:0")?.local_addr()?.port());
+        let test = std::env::current_exe()?;
+        let built = test.parent().and_then(|deps| deps.parent()).context("the folder of what was built")?;
+        let recipe = Recipe {
+            program: built.join("podless-operator"),
+            kubeconfig,
+            cache: files.path().join("cache"),
+            admin: free()?,
+            link: free()?,
+            registry,
+            ip,
+            overlap,
+        };
+        let (admin, link) = (format!("127.0.0.1:{}", recipe.admin), format!("127.0.0.1:{}", recipe.link));
+        let (starts, pid) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(None)));
+        let mut child = recipe.run()?;
+        let (counted, known, shared) = (starts.clone(), pid.clone(), proxy.clone());
+        let stopping = Arc::new(AtomicBool::new(false));
+        let stop = stopping.clone();
+        let keeper = tokio::spawn(async move {
+            loop {
+                let id = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+                *known.lock().unwrap_or_else(PoisonError::into_inner) = id;
+                shared.kills(id);
+                *counted.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+                let _ = child.wait().await;
+                shared.kills(None);
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                // As the kubelet does it the first time: at once, but not in a tight circle.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                match recipe.run() {
+                    Ok(next) => child = next,
+                    Err(error) => return eprintln!("{error:#}"),
+                }
+            }
+        });
+        Ok(Self { proxy, admin, link, starts, pid, stopping, keeper, _files: files })
+    }
+
+    /// Ends it for good; it gives the lease back.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        self.proxy.begin(Faults::default());
+        self.stopping.store(true, Ordering::Relaxed);
+        self.signal(Signal::TERM)?;
+        tokio::time::timeout(PATIENCE, &mut self.keeper).await.context("it does not stop")??;
+        Ok(())
+    }
+
+    /// How often it was started.
+    pub(crate) fn starts(&self) -> usize {
+        *self.starts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = self.pid.lock().unwrap_or_else(PoisonError::into_inner).context("it is not running")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// One of its metrics; 0 when it was never counted.
+    pub(crate) async fn metric(&self, name: &str) -> Result<f64> {
+        let text = page(&self.admin, "/metrics").await?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.map(|value| value.trim().parse()).transpose()?.unwrap_or(0.0))
+    }
+
+    /// Waits until it leads and every shim is connected.
+    pub(crate) async fn leads(&self, shims: usize) -> Result<()> {
+        eventually("the local operator leads", PATIENCE, async || {
+            ensure!(page(&self.admin, "/readyz").await? == "leading\n", "not yet");
+            let connected = self.metric("podless_operator_shims_connected").await?;
+            ensure!(connected as usize == shims, "{connected} shims");
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        // The child goes with the task that keeps it.
+        self.keeper.abort();
+    }
+}
+
+async fn page(address: &str, path: &str) -> Result<String> {
+    use http_body_util::{BodyExt, Empty};
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = http::Request::get(path).header("host", address).body(Empty::<bytes::Bytes>::new())?;
+    let answer = sender.send_request(request).await?;
+    let body = answer.into_body().collect().await?.to_bytes();
+    connection.abort();
+    Ok(String::from_utf8(body.to_vec())?)
+}

@@ -1,0 +1,178 @@
+//! Who is connected, what each shim knows and what it should be told. Pure: time is an argument; the lock around it and
+//! the streams are in `session` and the parent.
+//!
+//! `shim` is what is kept of one of them, `tell` what it is told next, `probes` what it is asked about others.
+
+mod probes;
+mod shim;
+mod tell;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use podless_link::v1;
+use tokio::sync::Notify;
+
+pub use shim::{Failure, SessionKey, Shim};
+pub use tell::Next;
+
+use super::{auth::Identity, content::Assigned};
+
+/// Everything about shims that is not in Kubernetes.
+#[derive(Default)]
+pub struct Sessions {
+    fingerprint: String,
+    shims: HashMap<String, Shim>,
+    services: HashMap<String, Arc<Assigned>>,
+    /// Services that are gone for certain, with the highest generation that anyone has seen.
+    buried: HashMap<String, u64>,
+    /// Pods of shims that nobody reaches; see `eject`.
+    ejected: HashSet<String>,
+    last_probe: u64,
+    epoch: u64,
+}
+
+impl Sessions {
+    /// For an operator that compiles for this engine fingerprint.
+    pub fn new(fingerprint: String) -> Self {
+        Self { fingerprint, ..Self::default() }
+    }
+
+    /// A shim has said Hello. `services` are the uids of all services there are.
+    pub fn open(
+        &mut self,
+        identity: Identity,
+        hello: v1::Hello,
+        services: HashSet<String>,
+        now: Instant,
+    ) -> (SessionKey, Arc<Notify>) {
+        self.epoch += 1;
+        let pod_uid = identity.pod_uid.clone();
+        self.ejected.remove(&pod_uid);
+        let mut shim = Shim::new(identity, hello, services, self.epoch, now);
+        shim.dirty
+            .extend(self.services.values().filter(|a| a.budgets.contains_key(&pod_uid)).map(|a| a.service.uid.clone()));
+        let (key, notify) = (SessionKey { pod_uid: pod_uid.clone(), session: self.epoch }, shim.notify.clone());
+        if let Some(replaced) = self.shims.insert(pod_uid, shim) {
+            // Its stream sees that it is not the one any more.
+            replaced.notify.notify_one();
+        }
+        (key, notify)
+    }
+
+    fn shim(&mut self, key: &SessionKey) -> Option<&mut Shim> {
+        self.shims.get_mut(&key.pod_uid).filter(|shim| shim.session == key.session)
+    }
+
+    /// The stream has ended; a newer one of the same shim stays.
+    pub fn close(&mut self, key: &SessionKey, now: Instant) {
+        let Some(shim) = self.shim(key) else { return };
+        shim.disconnected(now);
+        if shim.gone {
+            self.shims.remove(&key.pod_uid);
+        }
+    }
+
+    /// Whether this stream is still the shim's one.
+    pub fn is_current(&self, key: &SessionKey) -> bool {
+        self.shims.get(&key.pod_uid).is_some_and(|shim| shim.connected && shim.session == key.session)
+    }
+
+    /// The pod is gone: so is what its shim knew, as soon as its stream has ended.
+    pub fn forget_pod(&mut self, pod_uid: &str) {
+        let Some(shim) = self.shims.get_mut(pod_uid) else { return };
+        shim.gone = true;
+        if !shim.connected {
+            self.shims.remove(pod_uid);
+        }
+    }
+
+    /// A shim has acknowledged something.
+    pub fn ack(&mut self, key: &SessionKey, ack: v1::Ack, now: Instant) {
+        if let Some(shim) = self.shim(key) {
+            shim.acknowledged(ack, now);
+        }
+    }
+
+    /// A shim has reported.
+    pub fn report(&mut self, key: &SessionKey, report: v1::Report) {
+        if let Some(shim) = self.shim(key) {
+            shim.reported(report);
+        }
+    }
+
+    /// What a service should be on each shim from now on.
+    pub fn assign(&mut self, assigned: Assigned) {
+        let uid = assigned.service.uid.clone();
+        // Planned before its end was known.
+        if self.buried.contains_key(&uid) {
+            return;
+        }
+        for pod_uid in assigned.budgets.keys() {
+            self.touch(pod_uid, &uid);
+        }
+        self.services.insert(uid, Arc::new(assigned));
+    }
+
+    /// The service is gone for certain (see `tombstone`): whoever knows it is told to let it go.
+    pub fn bury(&mut self, service: &str) {
+        let assigned = self.services.remove(service).map_or(0, |a| a.generation);
+        let seen = self.shims.values().map(|shim| shim.highest(service)).fold(assigned, u64::max);
+        self.buried.insert(service.to_owned(), seen);
+        let pods: Vec<_> = self.shims.keys().cloned().collect();
+        for pod in pods {
+            if let Some(shim) = self.shims.get_mut(&pod) {
+                shim.awaits.remove(service);
+            }
+            self.touch(&pod, service);
+        }
+    }
+
+    /// The service as it is assigned now.
+    pub fn assigned(&self, service: &str) -> Option<Arc<Assigned>> {
+        self.services.get(service).cloned()
+    }
+
+    /// The machine code with this SHA-256, if the shim is to have it.
+    pub fn code_for(&self, pod_uid: &str, sha256: &str) -> Option<Arc<Assigned>> {
+        self.services.values().find(|a| a.content.code.sha256 == sha256 && a.budgets.contains_key(pod_uid)).cloned()
+    }
+
+    /// What all shims have measured of a service; `None` while one that serves it has not reported yet, because half
+    /// of the numbers would look like a change.
+    pub fn reports_of(&self, service: &str) -> Option<Vec<&v1::ServiceReport>> {
+        let missing =
+            |shim: &&Shim| shim.connected && shim.known.contains_key(service) && !shim.measured.contains_key(service);
+        if self.shims.values().any(|shim| missing(&shim)) {
+            return None;
+        }
+        Some(self.shims.values().filter_map(|shim| shim.measured.get(service)).collect())
+    }
+
+    /// How many streams were ever opened: what [`Sessions::settle`] is told.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Every shim, by the uid of its pod.
+    pub fn shims(&self) -> &HashMap<String, Shim> {
+        &self.shims
+    }
+
+    /// Whether the shim runs the engine that the operator compiles for.
+    pub fn matches(&self, shim: &Shim) -> bool {
+        shim.hello.fingerprint == self.fingerprint
+    }
+
+    /// Uids of all services that are assigned or that a shim knows, but for those that are buried.
+    pub fn all_known(&self) -> HashSet<String> {
+        let known = self.shims.values().flat_map(|shim| shim.known.keys());
+        self.services.keys().chain(known).filter(|uid| !self.buried.contains_key(*uid)).cloned().collect()
+    }
+}

@@ -1,0 +1,95 @@
+//! What a shim is told next on its stream. In: what is assigned, what it knows; out: the differences one by one, and
+//! that it has everything when each service was planned with it in view. Pure.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use podless_link::v1;
+
+use super::{SessionKey, Sessions};
+use crate::link::content::Assigned;
+
+/// What a shim is told next.
+#[derive(Clone, Debug)]
+pub enum Next {
+    /// An assignment with the shim's budget.
+    Assign(Arc<Assigned>, u32),
+    /// The service is gone.
+    Withdraw {
+        /// Its uid.
+        service: String,
+        /// The highest generation that anyone has seen.
+        generation: u64,
+    },
+    /// Everything has been said.
+    Synced,
+    /// Can it reach another shim?
+    Probe(v1::Probe),
+}
+
+impl Sessions {
+    pub(super) fn touch(&mut self, pod_uid: &str, service: &str) {
+        if let Some(shim) = self.shims.get_mut(pod_uid).filter(|shim| shim.connected) {
+            shim.dirty.insert(service.to_owned());
+            shim.notify.notify_one();
+        }
+    }
+
+    /// A service has been planned with every shim in view that had connected at `epoch` or before.
+    pub fn settle(&mut self, service: &str, epoch: u64) {
+        for shim in self.shims.values_mut().filter(|shim| !shim.synced && shim.joined <= epoch) {
+            shim.awaits.remove(service);
+            shim.notify.notify_one();
+        }
+    }
+
+    /// A shim that could not load this long ago is told again.
+    pub fn retry_failed(&mut self, service: &str, now: Instant, after: Duration) {
+        for shim in self.shims.values_mut() {
+            if shim.failed.get(service).is_some_and(|f| now.duration_since(f.at) >= after) {
+                shim.failed.remove(service);
+                shim.told.remove(service);
+                shim.dirty.insert(service.to_owned());
+                shim.notify.notify_one();
+            }
+        }
+    }
+
+    /// What to tell next on this stream; `None` when there is nothing for now.
+    pub fn next(&mut self, key: &SessionKey) -> Option<Next> {
+        let Self { fingerprint, shims, services, buried, .. } = self;
+        let shim = shims.get_mut(&key.pod_uid).filter(|shim| shim.session == key.session)?;
+        // Short, and somebody waits for the answer: before everything else.
+        if let Some(question) = shim.questions.pop_front() {
+            return Some(Next::Probe(question));
+        }
+        let matches = shim.hello.fingerprint == *fingerprint;
+        while let Some(uid) = shim.dirty.pop_first() {
+            if let Some(&seen) = buried.get(&uid) {
+                if shim.known.contains_key(&uid) || shim.told.contains_key(&uid) {
+                    return Some(Next::Withdraw { service: uid, generation: seen });
+                }
+                continue;
+            }
+            // Code for another engine would only be refused.
+            let Some((assigned, budget)) =
+                services.get(&uid).filter(|_| matches).and_then(|a| Some((a, *a.budgets.get(&key.pod_uid)?)))
+            else {
+                continue;
+            };
+            if shim.highest(&uid) == assigned.generation {
+                continue;
+            }
+            shim.told.insert(uid, assigned.generation);
+            return Some(Next::Assign(assigned.clone(), budget));
+        }
+        // A shim that cannot be given anything must not become ready and replace one that serves.
+        if !shim.synced && shim.awaits.is_empty() && matches {
+            shim.synced = true;
+            return Some(Next::Synced);
+        }
+        None
+    }
+}

@@ -1,0 +1,210 @@
+//! Scenes of shims that connect, are told things, and go.
+
+use super::*;
+use crate::{build::Code, link::content::Content, reconcile::env::Env, wake::ServiceRef};
+use podless_artifact::seal::{HttpWorld, Seal};
+use podless_crds::Image;
+use std::time::Duration;
+
+fn identity(pod: &str) -> Identity {
+    Identity { pod_uid: pod.into(), pod_name: pod.into(), node: format!("node of {pod}"), ip: "10.0.0.1".into() }
+}
+
+fn assigned(service: &str, generation: u64, pods: &[&str]) -> Assigned {
+    let code = Code { sha256: format!("code of {service}"), size: 0, file: tempfile::tempfile().expect("a file") };
+    let content = Content {
+        service_generation: 1,
+        image: Image { reference: "r".into(), digest: "d".into(), size: 1 },
+        seal: Seal {
+            component: "c".into(),
+            code_sha256: code.sha256.clone(),
+            code_size: 0,
+            fingerprint: "f".into(),
+            target: "t".into(),
+            http: HttpWorld::P2,
+        },
+        sealed: "{}".into(),
+        code: Arc::new(code),
+        env: Env::default(),
+        logging: false,
+        outbound_http: None,
+        instance_memory: 1,
+        timeout_millis: 1,
+        concurrency: 10,
+    };
+    Assigned {
+        service: ServiceRef { uid: service.into(), namespace: "n".into(), name: service.into() },
+        generation,
+        port: 20_000,
+        content: Arc::new(content),
+        replicas: pods.iter().map(|pod| (format!("node of {pod}"), 2)).collect(),
+        budgets: pods.iter().map(|pod| ((*pod).to_owned(), 20)).collect(),
+    }
+}
+
+fn hello(fingerprint: &str, known: &[(&str, u64)]) -> v1::Hello {
+    let known = known.iter().map(|(uid, generation)| v1::Known { service_uid: (*uid).into(), generation: *generation });
+    v1::Hello { fingerprint: fingerprint.into(), known: known.collect(), ..Default::default() }
+}
+
+/// All that is to be said now, as text.
+fn drain(sessions: &mut Sessions, key: &SessionKey) -> Vec<String> {
+    let said = |next| match next {
+        Next::Assign(a, budget) => format!("assign {} {} {budget}", a.service.uid, a.generation),
+        Next::Withdraw { service, generation } => format!("withdraw {service} {generation}"),
+        Next::Synced => "synced".to_owned(),
+        Next::Probe(probe) => format!("probe {}", probe.address),
+    };
+    std::iter::from_fn(|| sessions.next(key)).map(said).collect()
+}
+
+fn loaded(sessions: &mut Sessions, key: &SessionKey, service: &str, generation: u64) {
+    let outcome = Some(v1::ack::Outcome::Loaded(v1::Loaded {}));
+    sessions.ack(key, v1::Ack { service_uid: service.into(), generation, outcome }, Instant::now());
+}
+
+fn open(sessions: &mut Sessions, pod: &str, hello: v1::Hello, services: &[&str]) -> SessionKey {
+    let services = services.iter().map(|s| (*s).to_owned()).collect();
+    sessions.open(identity(pod), hello, services, Instant::now()).0
+}
+
+#[test]
+fn only_differences_are_told_and_synced_comes_after_all_of_them() {
+    let mut sessions = Sessions::new("f".into());
+    sessions.assign(assigned("a", 3, &["p"]));
+    let key = open(&mut sessions, "p", hello("f", &[("a", 3), ("b", 1)]), &["a", "b", "c"]);
+    assert!(drain(&mut sessions, &key).is_empty(), "it has a, and the rest is not planned yet");
+    let epoch = sessions.epoch();
+    sessions.assign(assigned("b", 2, &["p"]));
+    sessions.settle("b", epoch);
+    assert_eq!(drain(&mut sessions, &key), ["assign b 2 20"]);
+    sessions.settle("a", epoch - 1);
+    sessions.settle("c", epoch);
+    assert!(drain(&mut sessions, &key).is_empty(), "a was planned before this shim was there");
+    sessions.settle("a", epoch);
+    assert_eq!(drain(&mut sessions, &key), ["synced"]);
+    assert!(drain(&mut sessions, &key).is_empty(), "once");
+    loaded(&mut sessions, &key, "b", 2);
+    sessions.assign(assigned("b", 2, &["p"]));
+    assert!(drain(&mut sessions, &key).is_empty(), "nothing has changed");
+    sessions.assign(assigned("b", 3, &["q"]));
+    assert!(drain(&mut sessions, &key).is_empty(), "it has moved: this shim answers for it still");
+}
+
+#[test]
+fn a_shim_of_another_engine_is_told_of_deletions_only() {
+    let mut sessions = Sessions::new("f".into());
+    let key = open(&mut sessions, "p", hello("old", &[("a", 3)]), &[]);
+    sessions.assign(assigned("a", 4, &["p"]));
+    assert!(drain(&mut sessions, &key).is_empty(), "nor does it become ready and replace one that serves");
+    sessions.bury("a");
+    assert_eq!(drain(&mut sessions, &key), ["withdraw a 4"]);
+}
+
+#[test]
+fn the_dead_are_withdrawn_from_whoever_knows_them_whenever_it_comes() {
+    let mut sessions = Sessions::new("f".into());
+    let (p, q) = (open(&mut sessions, "p", hello("f", &[]), &[]), open(&mut sessions, "q", hello("f", &[]), &[]));
+    sessions.assign(assigned("a", 1, &["p"]));
+    assert_eq!(drain(&mut sessions, &p), ["assign a 1 20", "synced"]);
+    sessions.bury("a");
+    assert_eq!(
+        (drain(&mut sessions, &p), drain(&mut sessions, &q)),
+        (vec!["withdraw a 1".into()], vec!["synced".into()])
+    );
+    let late = open(&mut sessions, "late", hello("f", &[("a", 1)]), &[]);
+    assert_eq!(drain(&mut sessions, &late), ["withdraw a 1", "synced"]);
+    assert!(sessions.all_known().is_empty());
+}
+
+#[test]
+fn a_new_stream_takes_the_place_of_the_old_one() {
+    let mut sessions = Sessions::new("f".into());
+    sessions.assign(assigned("a", 1, &["p"]));
+    let old = open(&mut sessions, "p", hello("f", &[]), &[]);
+    assert_eq!(drain(&mut sessions, &old), ["assign a 1 20", "synced"]);
+    let new = open(&mut sessions, "p", hello("f", &[]), &[]);
+    assert!(!sessions.is_current(&old) && drain(&mut sessions, &old).is_empty());
+    sessions.close(&old, Instant::now());
+    assert!(sessions.is_current(&new), "the end of the old one is not the end of the shim");
+    assert_eq!(drain(&mut sessions, &new), ["assign a 1 20", "synced"], "what was not acknowledged is told again");
+    loaded(&mut sessions, &old, "a", 1);
+    assert_eq!(sessions.shims()["p"].known.get("a"), None, "nor is its word");
+    sessions.close(&new, Instant::now());
+    sessions.forget_pod("p");
+    assert!(sessions.shims().is_empty());
+    // The API server may say that the pod is gone before the stream ends.
+    let last = open(&mut sessions, "p", hello("f", &[]), &[]);
+    sessions.forget_pod("p");
+    assert!(sessions.is_current(&last));
+    sessions.close(&last, Instant::now());
+    assert!(sessions.shims().is_empty());
+}
+
+#[test]
+fn what_could_not_be_loaded_is_told_again_after_a_while() {
+    let mut sessions = Sessions::new("f".into());
+    sessions.assign(assigned("a", 1, &["p"]));
+    let key = open(&mut sessions, "p", hello("f", &[]), &[]);
+    assert_eq!(drain(&mut sessions, &key), ["assign a 1 20", "synced"]);
+    let (start, minute) = (Instant::now(), Duration::from_secs(60));
+    let failed = v1::Failed { reason: "disk".into(), message: "full".into() };
+    let outcome = Some(v1::ack::Outcome::Failed(failed));
+    sessions.ack(&key, v1::Ack { service_uid: "a".into(), generation: 1, outcome }, start);
+    sessions.retry_failed("a", start, minute);
+    assert!(drain(&mut sessions, &key).is_empty());
+    sessions.retry_failed("a", start + minute, minute);
+    assert_eq!(drain(&mut sessions, &key), ["assign a 1 20"]);
+}
+
+#[test]
+fn code_is_for_those_who_are_to_have_it() {
+    let mut sessions = Sessions::new("f".into());
+    sessions.assign(assigned("a", 1, &["p"]));
+    assert!(sessions.code_for("p", "code of a").is_some());
+    assert!(sessions.code_for("q", "code of a").is_none());
+    assert!(sessions.code_for("p", "code of b").is_none());
+}
+
+#[test]
+fn half_a_measurement_is_none_and_made_up_buckets_are_dropped() {
+    let mut sessions = Sessions::new("f".into());
+    let p = open(&mut sessions, "p", hello("f", &[("a", 1)]), &[]);
+    let q = open(&mut sessions, "q", hello("f", &[("a", 1)]), &[]);
+    let counts = HashMap::from([(3, 1), (u32::MAX, 1)]);
+    let phases = v1::Phases { fetch: Some(v1::Histogram { counts }), ..Default::default() };
+    let service = v1::ServiceReport { service_uid: "a".into(), phases: Some(phases), ..Default::default() };
+    let report = v1::Report { services: vec![service], ..Default::default() };
+    sessions.report(&p, report.clone());
+    assert!(sessions.reports_of("a").is_none(), "q has not said anything yet");
+    sessions.report(&q, report);
+    let reports = sessions.reports_of("a").expect("both have");
+    let fetch = reports[0].phases.as_ref().and_then(|p| p.fetch.as_ref()).expect("a histogram");
+    assert_eq!((reports.len(), fetch.counts.len()), (2, 1));
+}
+
+#[test]
+fn a_peer_is_asked_and_its_answer_reaches_who_asked() {
+    let mut sessions = Sessions::new("f".into());
+    let key = open(&mut sessions, "p", hello("f", &[]), &[]);
+    assert!(sessions.ask("nobody", "10.0.0.9:8081", Duration::from_secs(1)).is_none());
+    let mut asked = sessions.ask("p", "10.0.0.9:8081", Duration::from_secs(1)).expect("connected");
+    assert_eq!(drain(&mut sessions, &key), ["probe 10.0.0.9:8081", "synced"]);
+    sessions.answered(&key, v1::ProbeResult { id: 77, reachable: true });
+    assert!(asked.try_recv().is_err(), "an answer that nobody asked for");
+    sessions.answered(&key, v1::ProbeResult { id: 1, reachable: true });
+    assert_eq!(asked.try_recv(), Ok(true));
+    let mut unanswered = sessions.ask("p", "10.0.0.9:8081", Duration::from_secs(1)).expect("connected");
+    sessions.close(&key, Instant::now());
+    assert_eq!(unanswered.try_recv(), Err(tokio::sync::oneshot::error::TryRecvError::Closed));
+}
+
+#[test]
+fn who_connects_is_ejected_no_more() {
+    let mut sessions = Sessions::new("f".into());
+    assert!(sessions.eject(HashSet::from(["p".to_owned()])));
+    assert!(!sessions.eject(HashSet::from(["p".to_owned()])), "no news");
+    assert!(sessions.is_ejected("p"));
+    open(&mut sessions, "p", hello("f", &[]), &[]);
+    assert!(!sessions.is_ejected("p"));
+}

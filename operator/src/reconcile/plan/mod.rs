@@ -1,0 +1,260 @@
+//! What should be. In: everything that was observed; out: the objects and assignments to make true, and the facts of
+//! it for status; or why nothing may be touched. Pure.
+//!
+//! `place` says where, `content` what, `generation` whether it is new, and `shims` who is told and who gets connections.
+
+mod content;
+mod generation;
+mod place;
+mod shims;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use k8s_openapi::api::{core::v1 as core, discovery::v1::EndpointSlice};
+use podless_crds::{Image, Reason};
+
+use super::{
+    children::{Child, Recorded, RecordedNode, recorded, service_object, slice_object},
+    observe::Observed,
+    views::ShimView,
+};
+use crate::{build::BuildState, link::content::Assigned, schedule::Cost};
+use content::{amounts, content_of};
+use generation::{fingerprint, next_generation};
+use place::{Places, place, stay};
+use shims::{Before, Shims, takers};
+
+/// How long a shim whose link is down keeps its places whatever its pod's state: a killed shim is back in a second.
+pub const GRACE: Duration = Duration::from_secs(10);
+/// A new leader gives shims this long to connect before it says that they have not.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What is the same for every service.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Namespace of the shims.
+    pub namespace: String,
+    /// Domain of the cluster, for URLs.
+    pub cluster_domain: String,
+    /// `IPv4` or `IPv6`: the family of the pods' addresses.
+    pub address_type: &'static str,
+    /// A secret that is the same for every leader: see [`salt`].
+    pub salt: Vec<u8>,
+}
+
+/// What names of assignments are salted with: known to whoever has the seal key, and to nobody else.
+pub fn salt(key: &podless_artifact::seal::SealKey) -> Vec<u8> {
+    key.sign(b"podless fingerprint v1\0", b"").to_vec()
+}
+
+/// What to make true.
+#[derive(Debug)]
+pub struct Plan {
+    /// The Service.
+    pub service: core::Service,
+    /// Its endpoints.
+    pub slice: EndpointSlice,
+    /// What shims are to be told; nothing when there is nothing new to say.
+    pub assigned: Option<Assigned>,
+    /// What the service takes of each node.
+    pub loads: BTreeMap<String, Cost>,
+    /// For status.
+    pub facts: Facts,
+}
+
+/// What is true when the plan is applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Replicas that were asked for.
+    pub wanted: u32,
+    /// Places, those with most replicas first.
+    pub places: Vec<Place>,
+    /// Why not all replicas have a place.
+    pub short: Option<String>,
+    /// Why there is no environment; what was assigned before stays.
+    pub env: Option<String>,
+    /// Endpoints that new connections go to: the ready ones; when there is none, those that serve while they end.
+    pub endpoints: usize,
+    /// One of them serves this generation.
+    pub endpoints_current: bool,
+    /// Nodes that could not load this generation, with what their shims say.
+    pub failures: Vec<(String, String)>,
+    /// Shims whose link is up and that run what the operator compiles for.
+    pub usable_shims: usize,
+    /// How much longer shims may take to connect to a new leader.
+    pub patience: Duration,
+    /// There is something to place.
+    pub placeable: bool,
+    /// The image that was assigned, when this leader knows it.
+    pub image: Option<Image>,
+    /// What served before is not made anew yet: a shim that joins must wait for it.
+    pub unsettled: bool,
+}
+
+/// Replicas on one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Name of the node.
+    pub node: String,
+    /// Replicas on it.
+    pub replicas: u32,
+    /// It serves this generation.
+    pub current: bool,
+}
+
+/// Nothing may be touched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// The stable name.
+    pub reason: Reason,
+    /// A sentence that tells what to do.
+    pub message: String,
+    /// When to look again: what is in the way is not ours, and nobody tells us when it goes.
+    pub again: Duration,
+}
+
+/// Plans one service, beside what others take of the nodes.
+pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -> Result<Plan, Rejected> {
+    let name = &o.id.name;
+    may_touch(&o.child, "Service", name)?;
+    may_touch(&o.slice, "EndpointSlice", &super::children::slice_name(name))?;
+    let amounts = amounts(&o.service)?;
+    let port = o.port.ok_or_else(|| Rejected {
+        reason: Reason::NoPort,
+        message: "every service port is taken: delete services that are not needed".to_owned(),
+        again: Duration::from_secs(30),
+    })?;
+
+    let generation = o.service.metadata.generation.unwrap_or(0);
+    let found = o.slice.ours();
+    let record = found.and_then(recorded);
+    let before = Before::of(found);
+    let assigned = o.assigned.as_deref();
+    let content = match (&o.build, &o.env) {
+        (BuildState::Ready(built), Ok(env)) => Some(Arc::new(content_of(&o.service, built, env, amounts))),
+        // What served goes on serving, with its own artifact and settings, while the new one is not there.
+        _ => o.kept.clone(),
+    };
+
+    let mut shims = Shims::sort(&o.shims, &before, assigned);
+    let current = assigned.map(|a| a.replicas.clone()).or_else(|| record.as_ref().map(Recorded::replicas));
+    let current = current.unwrap_or_default();
+    let Places { replicas, short } = match content {
+        Some(_) => place(o, &shims, loads, amounts.each, &current),
+        // A new leader that has not made the artifact yet moves nothing.
+        None => Places { replicas: stay(&current, &shims), short: None },
+    };
+    shims.choose(&replicas);
+
+    let next = content.as_ref().filter(|_| !replicas.is_empty()).map(|content| {
+        let print = fingerprint(&settings.salt, content, port, &replicas);
+        let generation = next_generation(&settings.salt, &print, assigned, record.as_ref(), &o.shims);
+        let budget = |replicas: u32| replicas.saturating_mul(content.concurrency);
+        let nodes = replicas.iter().map(|(node, &n)| (node.clone(), RecordedNode { replicas: n, budget: budget(n) }));
+        let record = Recorded {
+            generation,
+            service_generation: content.service_generation,
+            fingerprint: print,
+            nodes: nodes.collect(),
+            cpu_millis: amounts.each.cpu_millis,
+            memory: amounts.each.memory,
+        };
+        let budgets = shims.chosen.iter().map(|s| (s.pod_uid.clone(), budget(replicas[&s.node]))).collect();
+        let (service, content) = (o.id.clone(), content.clone());
+        (record, Assigned { service, generation, port, content, replicas: replicas.clone(), budgets })
+    });
+    let (record, next) = match next {
+        Some((record, next)) => (Some(record), Some(next)),
+        None => (record, None),
+    };
+
+    // A service whose nodes are all away has its place when they are back: others must not take it.
+    let held = match replicas.is_empty() {
+        true => record.as_ref().map(Recorded::replicas).unwrap_or_default(),
+        false => replicas.clone(),
+    };
+
+    // Which assignment generation is this generation of the object?
+    let wanted = record.as_ref().filter(|r| r.service_generation == generation).map(|r| r.generation);
+    let believed = o.was_ready() && wanted.is_some();
+    let serves_current = |shim: &ShimView| match shim.serves {
+        Some(serves) => Some(serves) == wanted,
+        // A new leader has not heard of this shim yet: what was written is believed until it is.
+        None => !shim.connected && believed && before.serves(shim),
+    };
+    let targets = shims.targets(&replicas, &before);
+    let mut places: Vec<_> = replicas
+        .iter()
+        .map(|(node, &replicas)| Place {
+            node: node.clone(),
+            replicas,
+            current: shims.chosen.iter().any(|shim| shim.node == *node && serves_current(shim)),
+        })
+        .collect();
+    places.sort_by(|a, b| b.replicas.cmp(&a.replicas).then_with(|| a.node.cmp(&b.node)));
+    let failures = shims.chosen.iter().filter_map(|shim| {
+        let failed = shim.failed.as_ref().filter(|f| Some(f.generation) == wanted)?;
+        Some((shim.node.clone(), failed.message.clone()))
+    });
+    let takers = takers(&targets);
+    let facts = Facts {
+        wanted: o.service.spec.replicas(),
+        places,
+        short,
+        env: o.env.as_ref().err().map(ToString::to_string),
+        endpoints: takers.len(),
+        endpoints_current: o.shims.iter().any(|s| takers.contains(s.pod_uid.as_str()) && serves_current(s)),
+        failures: failures.collect(),
+        usable_shims: o.shims.iter().filter(|s| s.assignable()).count(),
+        patience: o.patience,
+        placeable: content.is_some(),
+        image: next.as_ref().map(|n| n.content.image.clone()),
+        unsettled: matches!(o.build, BuildState::Pending(_)) && record.is_some() && assigned.is_none(),
+    };
+    Ok(Plan {
+        service: service_object(&o.service, port),
+        slice: slice_object(&o.service, port, settings.address_type, &settings.namespace, &targets, record.as_ref()),
+        assigned: next,
+        loads: held.iter().map(|(node, n)| (node.clone(), taken(o, node, amounts.each.times(*n)))).collect(),
+        facts,
+    })
+}
+
+/// What replicas take of a node. Nobody can take more slots than there are: who asks for absurdly many must not make
+/// the node look full to all others.
+fn taken(o: &Observed, node: &str, cost: Cost) -> Cost {
+    let slots = o.shims.iter().filter(|shim| shim.node == node).filter_map(|shim| shim.slots).max();
+    Cost { slots: slots.map_or(cost.slots, |slots| cost.slots.min(u64::from(slots))), ..cost }
+}
+
+fn may_touch<K>(child: &Child<K>, kind: &str, name: &str) -> Result<(), Rejected> {
+    match child {
+        Child::Missing | Child::Ours(_) => Ok(()),
+        Child::Leftover => Err(Rejected {
+            reason: Reason::Waiting,
+            message: format!("{kind} {name:?} of an earlier object of this name is being deleted"),
+            again: Duration::from_secs(1),
+        }),
+        Child::Foreign => Err(Rejected {
+            reason: Reason::ServiceConflict,
+            message: format!(
+                "a {kind} {name:?} that is not this object's is in the namespace: delete it, or give this object another name"
+            ),
+            again: Duration::from_secs(15),
+        }),
+    }
+}
+
+impl Recorded {
+    fn replicas(&self) -> BTreeMap<String, u32> {
+        self.nodes.iter().map(|(node, n)| (node.clone(), n.replicas)).collect()
+    }
+}
+
+impl Observed {
+    /// Status said that this generation serves.
+    fn was_ready(&self) -> bool {
+        let ready = self.service.status.iter().flat_map(|s| &s.conditions).find(|c| c.type_ == "Ready");
+        ready.is_some_and(|c| c.status == "True" && c.observed_generation == self.service.metadata.generation)
+    }
+}

@@ -1,0 +1,131 @@
+//! The shims by what a service may do with them, and so its endpoints. In: the shims, what the slice said before, the
+//! places; out: who is told, and who is sent connections. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use super::GRACE;
+use crate::{
+    link::content::Assigned,
+    reconcile::{children::Target, views::ShimView},
+};
+
+/// What the slice said before this plan.
+pub(super) struct Before<'a>(BTreeMap<&'a str, (bool, bool)>);
+
+impl<'a> Before<'a> {
+    pub(super) fn of(slice: Option<&'a EndpointSlice>) -> Self {
+        let endpoints = slice.into_iter().flat_map(|s| &s.endpoints);
+        Self(
+            endpoints
+                .filter_map(|e| {
+                    let conditions = e.conditions.as_ref()?;
+                    let ready = conditions.ready.unwrap_or(true);
+                    let uid = e.target_ref.as_ref()?.uid.as_deref()?;
+                    Some((uid, (ready, conditions.serving.unwrap_or(ready))))
+                })
+                .collect(),
+        )
+    }
+
+    fn listed(&self, shim: &ShimView) -> bool {
+        self.0.contains_key(shim.pod_uid.as_str())
+    }
+
+    fn ready(&self, shim: &ShimView) -> bool {
+        self.0.get(shim.pod_uid.as_str()).is_some_and(|(ready, _)| *ready)
+    }
+
+    /// It serves, as far as it can be known.
+    pub(super) fn serves(&self, shim: &ShimView) -> bool {
+        shim.serves.is_some()
+            || !shim.connected && self.0.get(shim.pod_uid.as_str()).is_some_and(|(_, serving)| *serving)
+    }
+}
+
+impl ShimView {
+    /// It can be given something new.
+    pub(super) fn assignable(&self) -> bool {
+        self.connected && self.matches && !self.terminating
+    }
+
+    /// It may be away for a moment only.
+    fn held(&self) -> bool {
+        !self.terminating && !self.ejected && (self.connected || self.pod_ready || self.silent < GRACE)
+    }
+}
+
+/// The shims by what this service may do with them.
+pub(super) struct Shims<'a> {
+    all: &'a [ShimView],
+    pub(super) usable: Vec<&'a ShimView>,
+    pub(super) chosen: Vec<&'a ShimView>,
+}
+
+impl<'a> Shims<'a> {
+    pub(super) fn sort(all: &'a [ShimView], before: &Before<'_>, assigned: Option<&Assigned>) -> Self {
+        let placed = |s: &ShimView| before.listed(s) || assigned.is_some_and(|a| a.budgets.contains_key(&s.pod_uid));
+        let mut usable: Vec<_> = all.iter().filter(|s| s.assignable() || placed(s) && s.held()).collect();
+        if usable.is_empty() {
+            // Who has lost sight of every shim at once moves none.
+            usable = all.iter().filter(|s| placed(s) && !s.terminating).collect();
+        }
+        Self { all, usable, chosen: vec![] }
+    }
+
+    /// Every usable shim of a chosen node: while one replaces another, both.
+    pub(super) fn choose(&mut self, replicas: &BTreeMap<String, u32>) {
+        self.chosen = self.usable.iter().filter(|s| replicas.contains_key(&s.node)).copied().collect();
+    }
+
+    pub(super) fn targets(&self, replicas: &BTreeMap<String, u32>, before: &Before<'_>) -> Vec<Target> {
+        let chosen: BTreeSet<&str> = self.chosen.iter().map(|s| s.pod_uid.as_str()).collect();
+        let alive = |s: &ShimView| s.connected || s.pod_ready && !s.ejected;
+        let all_serve = replicas.keys().all(|n| self.chosen.iter().any(|s| s.node == *n && before.serves(s)));
+        let someone_else = self.chosen.iter().any(|s| before.serves(s) && alive(s));
+        let targets = self.all.iter().filter_map(|shim| {
+            let serving = before.serves(shim);
+            let target = |ready, terminating| target_of(shim, ready, serving, terminating);
+            if chosen.contains(shim.pod_uid.as_str()) {
+                // Kubernetes says that it is down: no new connections, unless there is nobody else to take them.
+                Some(target(serving && (alive(shim) || !someone_else), false))
+            } else if shim.terminating {
+                (serving && before.listed(shim)).then(|| target(false, true))
+            } else {
+                // It leaves when everyone who takes over has loaded the service.
+                (serving && before.listed(shim) && shim.held() && !all_serve).then(|| target(true, false))
+            }
+        });
+        let mut targets: Vec<_> = targets.filter(|t| !t.ip.is_empty()).collect();
+        if !targets.iter().any(|t| t.ready) {
+            // Nobody is there to take over: who served may still, whatever is said of it.
+            let last = self.all.iter().filter(|s| before.ready(s) && before.serves(s) && !s.terminating);
+            for shim in last {
+                targets.retain(|t| t.pod_uid != shim.pod_uid);
+                targets.push(target_of(shim, true, true, false));
+            }
+        }
+        targets.sort();
+        targets
+    }
+}
+
+/// The pods that kube-proxy sends new connections to.
+pub(super) fn takers(targets: &[Target]) -> BTreeSet<&str> {
+    let of = |take: fn(&Target) -> bool| targets.iter().filter(|t| take(t)).map(|t| t.pod_uid.as_str()).collect();
+    let ready: BTreeSet<_> = of(|t| t.ready);
+    if ready.is_empty() { of(|t| t.serving && t.terminating) } else { ready }
+}
+
+fn target_of(shim: &ShimView, ready: bool, serving: bool, terminating: bool) -> Target {
+    Target {
+        node: shim.node.clone(),
+        pod_uid: shim.pod_uid.clone(),
+        pod_name: shim.pod_name.clone(),
+        ip: shim.ip.clone(),
+        serving,
+        terminating,
+        ready,
+    }
+}

@@ -1,0 +1,182 @@
+//! What single fields of the spec do: environment, grants, replicas, placement; and what a new leader says of them.
+
+use super::*;
+
+#[test]
+fn a_secret_that_changes_is_rolled_out_and_one_that_goes_stops_nothing() {
+    let mut world = World::new(&["a"], 1);
+    world.service.spec.revision.env = from_secret(false);
+    world.turn().expect("planned");
+    assert_eq!((world.says(Placed), world.says(Ready)), ("False EnvInvalid".into(), "False EnvInvalid".into()));
+    assert!(world.condition(Ready).message.contains(r#"Secret "s" is not in this namespace"#));
+    assert!(world.assigned.is_none());
+
+    world.found = secret(Some("hush-1"));
+    world.turn().expect("planned");
+    world.load();
+    assert_eq!((world.says(Ready), world.generation()), ("True Serving".into(), 1));
+    world.found = secret(Some("hush-2"));
+    world.turn().expect("planned");
+    assert_eq!(
+        (world.says(Ready), world.generation()),
+        ("Unknown Loading".into(), 2),
+        "without a change of the object"
+    );
+    world.load();
+    let value = |world: &World| {
+        world.assigned.clone().expect("assigned").content.env.iter().map(|(_, v)| v.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!((world.says(Ready), value(&world)), ("True Serving".into(), vec!["hush-2".to_owned()]));
+
+    world.found = secret(None);
+    world.turn().expect("planned");
+    assert_eq!((world.says(Ready), world.says(Available)), ("False EnvInvalid".into(), "True Serving".into()));
+    assert_eq!((world.endpoints(), value(&world)), (vec!["a+".to_owned()], vec!["hush-2".to_owned()]));
+    // A shim that joins gets what the others have, and another leader moves nothing.
+    world.shims.push(ShimView { pod_uid: "uid-new".into(), ..shim("a") });
+    world.turn().expect("planned");
+    assert!(world.assigned.clone().expect("assigned").budgets.contains_key("uid-new"));
+    world.shims.pop();
+    world.take_over();
+    world.build = built("one");
+    world.turn().expect("planned");
+    assert_eq!(world.endpoints(), ["a+"]);
+    let told = format!("{:?} {:?} {:?}", world.service.status, world.slice(), world.observed());
+    assert!(!told.contains("hush"), "{told}");
+
+    world.found = secret(Some("hush-2"));
+    let a = world.at("a");
+    (a.connected, a.matches, a.serves) = (true, true, Some(2));
+    world.turn().expect("planned");
+    assert_eq!((world.says(Ready), world.generation()), ("True Serving".into(), 2), "it is what the shims have");
+}
+
+#[test]
+fn what_is_granted_is_told() {
+    let mut world = World::new(&["a"], 1);
+    let granted = json!({"outboundHttp": {"allowedHosts": ["https://a.example"], "allowedCidrs": ["10.0.0.0/8"]}});
+    world.service.spec.revision.capabilities = serde_json::from_value(granted).expect("capabilities");
+    world.turn().expect("planned");
+    let assigned = world.assigned.clone().expect("assigned");
+    let told = assigned.content.assignment(&assigned.service, 1, 20_001, 1);
+    let outbound = told.grants.and_then(|grants| grants.outbound_http).expect("a grant");
+    assert_eq!(
+        (outbound.allowed_hosts, outbound.allowed_cidrs),
+        (vec!["https://a.example".into()], vec!["10.0.0.0/8".into()])
+    );
+}
+
+#[test]
+fn stopped_is_an_answer_and_not_a_failure() {
+    let mut world = served(&["a", "b"], 2);
+    world.change(|s| s.spec.replicas = Some(0));
+    world.turn().expect("planned");
+    assert_eq!(world.says(Ready), "Unknown Loading", "the shims must be told first");
+    let assigned = world.assigned.clone().expect("assigned");
+    assert_eq!(assigned.budgets.values().copied().collect::<Vec<_>>(), [0, 0]);
+    world.load();
+    assert_eq!(world.endpoints(), ["a+", "b+"], "who asks is answered");
+    assert_eq!((world.says(Ready), world.says(Available)), ("True Stopped".into(), "False Stopped".into()));
+    assert_eq!(world.says(Placed), "True Done");
+    let status = world.service.status.clone().expect("a status");
+    assert_eq!((status.replicas, status.ready_replicas, status.placements.len()), (0, 0, 0));
+    assert_eq!(status.selector.as_deref(), Some("podless.dev/service=hello"));
+    // Another leader sees the same.
+    let before = (world.slice().clone(), world.service.status.clone());
+    world.take_over();
+    world.turn().expect("planned");
+    assert_eq!((world.slice().clone(), world.service.status.clone()), before);
+    world.build = built("one");
+    for node in ["a", "b"] {
+        let shim = world.at(node);
+        (shim.connected, shim.matches, shim.serves) = (true, true, Some(2));
+    }
+    world.turn().expect("planned");
+    assert_eq!((world.slice().clone(), world.service.status.clone()), before);
+
+    world.change(|s| s.spec.replicas = Some(1));
+    world.turn().expect("planned");
+    world.load();
+    assert_eq!(world.says(Ready), "True Serving");
+
+    let mut fresh = World::new(&["a", "b", "c"], 0);
+    fresh.turn().expect("planned");
+    fresh.load();
+    assert_eq!((fresh.endpoints().len(), fresh.says(Ready)), (1, "True Stopped".into()));
+    fresh.change(|s| s.spec.revision.image = "r/hello:broken".into());
+    fresh.build = rejected(Reason::CoreModule, false);
+    fresh.turn().expect("planned");
+    assert_eq!(fresh.says(Ready), "False CoreModule");
+}
+
+#[test]
+fn what_does_not_fit_is_said_and_what_fits_is_placed() {
+    let mut world = World::new(&["a", "b"], 1);
+    world.nodes.insert("c".into(), NodeFacts::default());
+    let selector = |key: &str| BTreeMap::from([(key.to_owned(), "yes".to_owned())]);
+    world.service.spec.node_selector = selector("fast");
+    world.turn().expect("planned");
+    assert_eq!((world.says(Placed), world.says(Ready)), ("False NoNode".into(), "False NoNode".into()));
+    let why =
+        "0/3 nodes fit: 1 had no shim that is connected and runs this operator's engine, 2 didn't match nodeSelector";
+    assert_eq!(world.condition(Placed).message, why);
+    world.nodes.get_mut("a").expect("a").labels = selector("fast");
+    world.turn().expect("planned");
+    world.load();
+    assert_eq!((world.endpoints(), world.says(Ready)), (vec!["a+".to_owned()], "True Serving".into()));
+
+    // Where nothing fits any more, it goes on serving, and where something else fits, it moves.
+    world.change(|s| s.spec.node_selector = selector("slow"));
+    world.turn().expect("planned");
+    world.load();
+    assert_eq!((world.endpoints(), world.says(Ready)), (vec!["a+".to_owned()], "False NoNode".into()));
+    assert_eq!(world.says(Available), "True Serving");
+    world.nodes.get_mut("b").expect("b").labels = selector("slow");
+    world.turn().expect("planned");
+    assert_eq!(world.endpoints(), ["a+", "b-"], "make before break");
+    world.load();
+    assert_eq!((world.endpoints(), world.says(Ready)), (vec!["b+".to_owned()], "True Serving".into()));
+
+    // Five of two CPUs on two nodes that have four each, of which another service takes some.
+    let mut world = World::new(&["a", "b"], 5);
+    for node in ["a", "b"] {
+        world.nodes.get_mut(node).expect("a node").cpu_millis = Some(4000);
+    }
+    world.service.spec.resources = serde_json::from_value(json!({"requests": {"cpu": 2}})).expect("resources");
+    world.turn().expect("planned");
+    world.load();
+    assert_eq!((world.says(Placed), world.says(Available)), ("False NoNode".into(), "True Serving".into()));
+    assert_eq!(world.condition(Ready).message, "4 of 5 replicas placed: 0/2 nodes fit more: 2 had insufficient cpu");
+    world.others.insert("b".into(), Cost { slots: 1, cpu_millis: 1, memory: 0 });
+    world.turn().expect("planned");
+    assert!(world.condition(Placed).message.starts_with("3 of 5 replicas placed"), "{:?}", world.condition(Placed));
+    world.change(|s| s.spec.replicas = Some(3));
+    world.turn().expect("planned");
+    world.load();
+    assert_eq!(world.says(Ready), "True Serving");
+}
+
+#[test]
+fn a_new_leader_repeats_nothing_of_what_is_broken() {
+    let mut broken = World::new(&["a"], 1);
+    broken.build = rejected(Reason::CoreModule, false);
+    broken.turn().expect("planned");
+    let mut unplaced = World::new(&["a"], 1);
+    unplaced.service.spec.node_selector = BTreeMap::from([("fast".to_owned(), "yes".to_owned())]);
+    unplaced.turn().expect("planned");
+    for (mut world, build) in [(broken, rejected(Reason::CoreModule, false)), (unplaced, built("one"))] {
+        let before = world.service.status.clone();
+        world.take_over();
+        world.patience = Duration::from_secs(20);
+        world.turn().expect("planned");
+        assert_eq!(world.service.status, before, "nothing is known yet");
+        world.build = build;
+        world.turn().expect("planned");
+        assert_eq!(world.service.status, before, "no shim has connected yet");
+        let a = world.at("a");
+        (a.connected, a.matches) = (true, true);
+        world.patience = Duration::ZERO;
+        world.turn().expect("planned");
+        assert_eq!(world.service.status, before);
+    }
+}

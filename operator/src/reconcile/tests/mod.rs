@@ -1,0 +1,272 @@
+//! Scenes of a service's life, played without a cluster: each turn plans, pretends to apply, and writes the status.
+//! `life` are those of a service and its shims, `fields` those of single fields of the spec, `anything` is what holds
+//! whatever happens.
+
+mod anything;
+mod fields;
+mod life;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::{
+    api::discovery::v1::EndpointSlice,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+use podless_artifact::seal::{HttpWorld, Seal, SealKey};
+use podless_crds::{ConditionType, EnvVar, Reason, WasmService};
+use serde_json::json;
+
+use super::{
+    apply::Applied,
+    children::{Child, recorded},
+    env::{self, Found, Kind, Source},
+    measured::Measured,
+    observe::Observed,
+    plan::{GRACE, Plan, Rejected, Settings, plan},
+    status_of::{Outcome, status_of},
+    views::ShimView,
+};
+use crate::{
+    build::{BuildState, Built, Code, Phase, Rejection},
+    link::{
+        content::{Assigned, Content},
+        sessions::Failure,
+    },
+    nodes::facts::{NodeFacts, Taint},
+    schedule::Cost,
+    wake::ServiceRef,
+};
+
+pub(crate) fn built(component: &str) -> BuildState {
+    let code = Code { sha256: format!("code of {component}"), size: 7, file: tempfile::tempfile().expect("a file") };
+    let seal = Seal {
+        component: component.to_owned(),
+        code_sha256: code.sha256.clone(),
+        code_size: 7,
+        fingerprint: "f".into(),
+        target: "t".into(),
+        http: HttpWorld::P2,
+    };
+    let sealed = SealKey::from_random([1; 32]).seal(&seal).expect("sealed");
+    BuildState::Ready(Arc::new(Built {
+        digest: format!("sha256:{component}"),
+        component_size: 5,
+        imports: vec![],
+        seal,
+        sealed,
+        compile_millis: 3,
+        code: Arc::new(code),
+    }))
+}
+
+fn rejected(reason: Reason, transient: bool) -> BuildState {
+    BuildState::Rejected(Rejection { reason, message: "mend the image".into(), transient })
+}
+
+struct World {
+    service: WasmService,
+    build: BuildState,
+    slice: Child<EndpointSlice>,
+    assigned: Option<Arc<Assigned>>,
+    /// Sealed anew, when it is.
+    kept: Option<Arc<Content>>,
+    shims: Vec<ShimView>,
+    foreign: bool,
+    port: Option<u16>,
+    patience: Duration,
+    nodes: BTreeMap<String, NodeFacts>,
+    found: Found,
+    /// What other services take.
+    others: BTreeMap<String, Cost>,
+    /// What this one takes, as planned last.
+    takes: BTreeMap<String, Cost>,
+}
+
+fn settings() -> Settings {
+    Settings {
+        namespace: "podless".into(),
+        cluster_domain: "cluster.local".into(),
+        address_type: "IPv4",
+        salt: b"salt".to_vec(),
+    }
+}
+
+fn shim(node: &str) -> ShimView {
+    ShimView {
+        pod_uid: format!("uid-{node}"),
+        pod_name: format!("shim-{node}"),
+        node: node.to_owned(),
+        ip: "10.0.0.1".into(),
+        pod_ready: true,
+        terminating: false,
+        connected: true,
+        matches: true,
+        silent: Duration::ZERO,
+        ejected: false,
+        serves: None,
+        failed: None,
+        slots: None,
+        memory: None,
+    }
+}
+
+impl World {
+    fn new(nodes: &[&str], replicas: i32) -> Self {
+        let spec = json!({"image": "r/hello:1", "replicas": replicas});
+        let mut service = WasmService::new("hello", serde_json::from_value(spec).expect("a spec"));
+        service.metadata.namespace = Some("n".into());
+        service.metadata.uid = Some("u".into());
+        service.metadata.generation = Some(1);
+        Self {
+            service,
+            build: built("one"),
+            slice: Child::Missing,
+            assigned: None,
+            kept: None,
+            shims: nodes.iter().map(|node| shim(node)).collect(),
+            foreign: false,
+            port: Some(20_001),
+            patience: Duration::ZERO,
+            nodes: nodes.iter().map(|node| ((*node).to_owned(), NodeFacts::default())).collect(),
+            found: Found::new(),
+            others: BTreeMap::new(),
+            takes: BTreeMap::new(),
+        }
+    }
+
+    fn observed(&self) -> Observed {
+        Observed {
+            service: Arc::new(self.service.clone()),
+            id: ServiceRef { uid: "u".into(), namespace: "n".into(), name: "hello".into() },
+            child: if self.foreign { Child::Foreign } else { Child::Missing },
+            slice: self.slice.clone(),
+            build: self.build.clone(),
+            assigned: self.assigned.clone(),
+            kept: self.kept.clone().or_else(|| self.assigned.as_ref().map(|a| a.content.clone())),
+            port: self.port,
+            shims: self.shims.clone(),
+            nodes: Arc::new(self.nodes.clone()),
+            env: env::resolve(&self.service.spec.revision.env, &self.found),
+            measured: Measured::default(),
+            patience: self.patience,
+            epoch: 0,
+        }
+    }
+
+    /// One reconcile.
+    fn turn(&mut self) -> Result<(), Rejected> {
+        let observed = self.observed();
+        let planned = plan(&observed, &self.others, &settings());
+        let (applied, result) = match planned {
+            Ok(Plan { service: _, slice, assigned, loads, facts }) => {
+                self.takes = loads;
+                self.slice = Child::Ours(slice);
+                if let Some(assigned) = assigned {
+                    self.assigned = Some(Arc::new(assigned));
+                }
+                (Some(Applied::pretend(facts)), Ok(()))
+            }
+            Err(rejected) => (None, Err(rejected)),
+        };
+        let outcome = match (&applied, &result) {
+            (Some(applied), _) => Outcome::Applied(applied),
+            (None, Err(rejected)) => Outcome::Rejected(rejected),
+            (None, Ok(())) => unreachable!(),
+        };
+        let now = Time(Timestamp::UNIX_EPOCH);
+        if let Some(status) = status_of(&observed, &outcome, &settings(), &now) {
+            self.service.status = Some(status);
+        }
+        result
+    }
+
+    /// Every assigned shim that is connected loads what it was told; then a reconcile.
+    fn load(&mut self) {
+        let assigned = self.assigned.clone().expect("assigned");
+        for shim in self.shims.iter_mut().filter(|s| s.connected && s.matches) {
+            if assigned.budgets.contains_key(&shim.pod_uid) {
+                shim.serves = Some(assigned.generation);
+            }
+        }
+        self.turn().expect("planned");
+    }
+
+    /// A change of the spec.
+    fn change(&mut self, change: impl FnOnce(&mut WasmService)) {
+        change(&mut self.service);
+        *self.service.metadata.generation.as_mut().expect("a generation") += 1;
+    }
+
+    /// Another replica of the operator takes over: it has heard of no shim, and built nothing.
+    fn take_over(&mut self) {
+        self.assigned = None;
+        self.build = BuildState::Pending(Phase::Resolving);
+        for shim in &mut self.shims {
+            (shim.connected, shim.matches, shim.serves, shim.failed) = (false, false, None, None);
+        }
+    }
+
+    fn at(&mut self, node: &str) -> &mut ShimView {
+        self.shims.iter_mut().find(|s| s.node == node).expect("a shim")
+    }
+
+    fn slice(&self) -> &EndpointSlice {
+        self.slice.ours().expect("a slice")
+    }
+
+    /// `node+` ready, `node-` not, `node~` serving while it ends.
+    fn endpoints(&self) -> Vec<String> {
+        let endpoint = |e: &k8s_openapi::api::discovery::v1::Endpoint| {
+            let c = e.conditions.clone().expect("conditions");
+            let sign = match (c.ready, c.terminating) {
+                (Some(true), _) => '+',
+                (_, Some(true)) => '~',
+                _ => '-',
+            };
+            format!("{}{sign}", e.node_name.as_deref().expect("a node"))
+        };
+        self.slice().endpoints.iter().map(endpoint).collect()
+    }
+
+    fn condition(&self, kind: ConditionType) -> Condition {
+        let status = self.service.status.as_ref().expect("a status");
+        status.conditions.iter().find(|c| c.type_ == kind.as_str()).cloned().expect("the condition")
+    }
+
+    /// The condition as `True Reason`.
+    fn says(&self, kind: ConditionType) -> String {
+        let condition = self.condition(kind);
+        assert_eq!(condition.observed_generation, self.service.metadata.generation);
+        format!("{} {}", condition.status, condition.reason)
+    }
+
+    fn generation(&self) -> u64 {
+        recorded(self.slice()).expect("a record").generation
+    }
+}
+
+use ConditionType::{Audited, Available, Placed, Precompiled, Ready, Resolved};
+
+fn served(nodes: &[&str], replicas: i32) -> World {
+    let mut world = World::new(nodes, replicas);
+    world.turn().expect("planned");
+    world.load();
+    assert_eq!(world.says(Ready), "True Serving");
+    world
+}
+
+fn from_secret(optional: bool) -> Vec<EnvVar> {
+    let key = json!({"name": "s", "key": "k", "optional": optional});
+    serde_json::from_value(json!([{"name": "V", "valueFrom": {"secretKeyRef": key}}])).expect("variables")
+}
+
+fn secret(value: Option<&str>) -> Found {
+    let source = Source { kind: Kind::Secret, name: "s".into() };
+    let data = value.map(|value| BTreeMap::from([("k".to_owned(), value.as_bytes().to_vec())]));
+    Found::from([(source, data)])
+}

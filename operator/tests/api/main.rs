@@ -1,0 +1,13 @@
+//! The reconciler against a real API server, with artifacts and shims that are only said to be. Needs KUBECONFIG of a
+//! cluster that is there for tests. One test after another: each operator reconciles every namespace, and two at once
+//! would undo each other's work.
+
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod env;
+mod many;
+mod operator;
+mod place;
+mod scale;
+mod states;
+mod strangers;

@@ -1,0 +1,105 @@
+//! What stands before the way out: what a service is granted, and what services and nodes share there. No IO but the log.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use ipnet::IpNet;
+use podless_link::v1::OutboundHttp;
+use wasmtime_wasi_http::Error;
+
+use super::{
+    allow::{AllowedHosts, Target},
+    place::Places,
+    tls::Tls,
+};
+use crate::host::{
+    bucket::Bucket,
+    log::{Message, ServiceLog, Stream},
+};
+
+/// What a service is granted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Grant {
+    /// Servers.
+    pub(super) hosts: AllowedHosts,
+    /// Internal ranges.
+    pub(super) ranges: Vec<IpNet>,
+}
+
+impl Grant {
+    /// Reads what the operator says; a sentence when it makes no sense.
+    pub(crate) fn parse(grant: &OutboundHttp) -> Result<Self, String> {
+        let hosts = AllowedHosts::parse(&grant.allowed_hosts).map_err(|error| format!("allowedHosts: {error}"))?;
+        let range =
+            |text: &String| text.parse().map_err(|error| format!("allowedCidrs: {text:?} is no range: {error}"));
+        let ranges = grant.allowed_cidrs.iter().map(range).collect::<Result<_, String>>()?;
+        Ok(Self { hosts, ranges })
+    }
+}
+
+/// What all services of a node share on the way out.
+pub(crate) struct NodeGate {
+    /// Requests and look-ups at once.
+    pub(super) places: Places,
+    /// TLS.
+    pub(super) tls: Tls,
+}
+
+impl NodeGate {
+    /// A gate for so many connections at once.
+    pub(crate) fn new(connections: usize) -> Self {
+        Self { places: Places::of_a_node(connections), tls: Tls::default() }
+    }
+}
+
+/// Requests of one service to other servers, by how they went.
+#[derive(Default)]
+pub(crate) struct Counts {
+    /// Somebody answered.
+    pub(crate) answered: AtomicU64,
+    /// The service may not send them.
+    pub(crate) denied: AtomicU64,
+    /// Nobody answered.
+    pub(crate) failed: AtomicU64,
+}
+
+/// What the generations of one service share.
+pub(crate) struct ServiceGate {
+    /// Where the service logs.
+    pub(crate) log: Arc<ServiceLog>,
+    counts: Arc<Counts>,
+    /// Requests and look-ups at once.
+    pub(super) places: Places,
+    /// One line a second says what was denied.
+    lines: Mutex<Bucket>,
+}
+
+impl ServiceGate {
+    /// A service that logs and counts here.
+    pub(crate) fn new(log: Arc<ServiceLog>, counts: Arc<Counts>) -> Self {
+        let lines = Mutex::new(Bucket::new(1, 1, std::time::Instant::now()));
+        Self { log, counts, places: Places::of_a_service(), lines }
+    }
+
+    /// Says, at most once a second, that a request was denied.
+    pub(super) fn deny(&self, target: &Target, why: &str, error: Error) -> Error {
+        let line = self.lines.lock().unwrap_or_else(PoisonError::into_inner).take(1, std::time::Instant::now());
+        if line {
+            let text = format!("a request to {target} was denied: {why}");
+            self.log.write(Message { level: Some("warn"), ..Message::new(Stream::Shim, &text) });
+        }
+        error
+    }
+
+    /// Counts how a request went.
+    pub(super) fn count<T>(&self, result: &Result<T, Error>) {
+        let count = match result {
+            Ok(_) => &self.counts.answered,
+            Err(Error::HttpRequestDenied | Error::DestinationIpProhibited) => &self.counts.denied,
+            Err(_) => &self.counts.failed,
+        };
+        count.fetch_add(1, Relaxed);
+    }
+}

@@ -1,0 +1,93 @@
+//! The listening sockets that outlive the serving process: questions in, sockets out. IO: opens ports.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    io,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt::set_socket_reuseaddr};
+
+use super::wire::Ask;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// Every port that is held open.
+#[derive(Default)]
+pub(crate) struct Held(BTreeMap<u16, Port>);
+
+struct Port {
+    socket: TcpListener,
+    /// The process that serves now asked for it.
+    wanted: bool,
+}
+
+impl Held {
+    /// Answers a question.
+    pub(crate) fn answer(&mut self, ask: Ask) -> io::Result<Option<BorrowedFd<'_>>> {
+        match ask {
+            Ask::Port(number) => {
+                let port = match self.0.entry(number) {
+                    Entry::Occupied(port) => port.into_mut(),
+                    Entry::Vacant(none) => none.insert(Port { socket: open(number)?, wanted: false }),
+                };
+                port.wanted = true;
+                Ok(Some(port.socket.as_fd()))
+            }
+            Ask::Forget(number) => {
+                self.0.remove(&number);
+                Ok(None)
+            }
+            Ask::Settled => {
+                self.0.retain(|_, port| port.wanted);
+                Ok(None)
+            }
+        }
+    }
+
+    /// A new process serves: it has asked for nothing yet.
+    pub(crate) fn begin(&mut self) {
+        self.0.values_mut().for_each(|port| port.wanted = false);
+    }
+}
+
+/// Opens a port on all of the pod's addresses.
+fn open(port: u16) -> io::Result<TcpListener> {
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
+    listen(&socket, BACKLOG)?;
+    Ok(TcpListener::from(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpStream, os::fd::AsRawFd};
+
+    use super::*;
+
+    fn free() -> u16 {
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+    }
+
+    #[test]
+    fn a_port_is_held_until_it_is_forgotten_or_nobody_asks_again() {
+        let (kept, left) = (free(), free());
+        let reachable = |port: u16| TcpStream::connect(("127.0.0.1", port)).is_ok();
+        let mut held = Held::default();
+        let first = held.answer(Ask::Port(kept)).expect("held").expect("a socket").as_raw_fd();
+        held.answer(Ask::Port(left)).expect("held");
+        held.begin();
+        assert!(reachable(kept) && reachable(left), "both wait for the next process");
+        assert_eq!(held.answer(Ask::Port(kept)).expect("held").expect("a socket").as_raw_fd(), first, "the same one");
+        held.answer(Ask::Settled).expect("answered");
+        assert!(reachable(kept) && !reachable(left));
+        held.answer(Ask::Forget(kept)).expect("answered");
+        assert!(!reachable(kept));
+        let taken = TcpListener::bind("0.0.0.0:0").expect("a port");
+        let port = taken.local_addr().expect("an address").port();
+        assert_eq!(held.answer(Ask::Port(port)).map(drop).map_err(|e| e.kind()), Err(io::ErrorKind::AddrInUse));
+    }
+}
