@@ -13,7 +13,7 @@ export CARGO_TARGET_DIR ?= $(PODLESS_CACHE)/target
 export PROFILE ?= dev
 export PROFILE_DIR = $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 
-# Groups that no cargo command builds together: features would be unified, and the compiler linked into the shim.
+# Groups that no cargo command links together: features would be unified, and the compiler linked into the shim.
 OPERATOR_SIDE := -p podless-crds -p podless-engine -p podless-artifact -p podless-link -p podless-operator -p podless-e2e -p xtask
 SHIM_SIDE := -p podless-shim -p podless-engine
 # And the one program that has both, for a machine without a cluster.
@@ -124,9 +124,7 @@ lint: lint-go lint-shell lint-rust lint-shim lint-generated lint-chart ## Format
 lint-rust:
 	cargo fmt --all --check
 	for guests in $(GUESTS); do cargo fmt --check --manifest-path $$guests/Cargo.toml --all; done
-	cargo clippy $(OPERATOR_SIDE) --all-targets -- -D warnings
-	cargo clippy $(SHIM_SIDE) --all-targets -- -D warnings
-	cargo clippy $(CLI_SIDE) --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets -- -D warnings
 
 # Who cannot compile cannot be made to: the shim links no code generator. And the operator nothing that runs guests.
 lint-shim:

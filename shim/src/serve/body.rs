@@ -66,13 +66,22 @@ impl Body for Limited {
 pub(crate) struct Active {
     clock: Arc<ConnectionClock>,
     service: Option<Arc<Stats>>,
+    /// When the request's first byte came in.
+    pub(crate) since: Instant,
 }
 
 impl Active {
-    /// The request whose head the clock was told of; the service counts it as in flight.
-    pub(crate) fn new(clock: Arc<ConnectionClock>, service: Option<Arc<Stats>>) -> Self {
+    /// A request whose head is there now; the service counts it as in flight.
+    pub(crate) fn begin(clock: Arc<ConnectionClock>, service: Option<Arc<Stats>>, now: Instant) -> Self {
         service.iter().for_each(|service| service.in_flight.up());
-        Self { clock, service }
+        Self { since: clock.begin(now), clock, service }
+    }
+
+    /// The head of the answer is about to be written: the next byte out ends the time of its cold start.
+    pub(crate) fn answering(&self) {
+        if let Some(service) = &self.service {
+            self.clock.arm(service.clone(), self.since);
+        }
     }
 }
 

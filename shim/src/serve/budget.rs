@@ -112,10 +112,10 @@ mod tests {
     use super::*;
 
     fn soon() -> Instant {
-        Instant::now() + Duration::from_millis(20)
+        Instant::now() + Duration::from_millis(200)
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_queue_is_bounded_in_length_and_time() {
         let budget = Budget::new(2);
         let held = [budget.acquire(soon()).await, budget.acquire(soon()).await];
@@ -128,7 +128,7 @@ mod tests {
         assert!(budget.acquire(soon()).now_or_never().expect("at once").is_ok());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_permit_that_comes_back_is_handed_on() {
         let budget = Budget::new(1);
         let held = budget.acquire(soon()).await;
@@ -138,7 +138,7 @@ mod tests {
         assert!(waiting.await.is_ok());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn resizing_holds_for_permits_that_are_out() {
         let budget = Budget::new(3);
         let mut held = vec![];

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Node, Phase, Route,
+    body::Active,
     clock::{ConnectionClock, Verdict},
     request,
     stream::TimedStream,
@@ -59,9 +60,12 @@ pub(crate) async fn serve(stream: TcpStream, route: Arc<Route>, node: Arc<Node>,
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let is_http2 = request.version() == Version::HTTP_2;
         clock.speaks(is_http2);
-        let (service, node, clock) = (route.load(), node.clone(), clock.clone());
+        let (service, node) = (route.load(), node.clone());
+        // Here, not where the answer begins: before that is polled, a client may be seen to have closed its side.
+        let active =
+            Active::begin(clock.clone(), service.as_ref().map(|service| service.stats.clone()), Instant::now());
         async move {
-            let mut response = request::answer(service, &node.instances, &clock, request).await;
+            let mut response = request::answer(service, &node.instances, active, request).await;
             if !is_http2 && *node.phase.borrow() != Phase::Serving {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http::{HeaderValue, Method, Request, Response, Version, header, uri::Authority};
@@ -17,7 +17,6 @@ use wasmtime_wasi_http::{WasiBody, handler::InstantiationError};
 use super::{
     body::{Active, Answer, Limited, MAX_REQUEST},
     budget::Budget,
-    clock::ConnectionClock,
     flight::{Flight, Waiting},
     refusal::Refusal,
     service::Service,
@@ -29,15 +28,13 @@ const QUEUE: Duration = Duration::from_secs(1);
 /// Longest wait for an instance to end that gave no answer.
 const ENDING: Duration = Duration::from_secs(1);
 
-/// Answers a request of this connection.
+/// Answers a request that has begun.
 pub(crate) async fn answer(
     service: Option<Arc<Service>>,
     node: &Arc<Budget>,
-    clock: &Arc<ConnectionClock>,
+    active: Active,
     request: Request<Incoming>,
 ) -> Response<Answer> {
-    let first_byte_in = clock.begin(Instant::now());
-    let active = Active::new(clock.clone(), service.as_ref().map(|service| service.stats.clone()));
     let http2 = request.version() == Version::HTTP_2;
     let Some(service) = service else {
         return Refusal::NoService.response().map(|body| Answer::of_shim(body, active));
@@ -48,9 +45,9 @@ pub(crate) async fn answer(
             stats.answered(response.status());
             if http2 {
                 // Streams share the connection's bytes; the head is handed over here, microseconds before it is written.
-                stats.first_byte.record(first_byte_in.elapsed());
+                stats.first_byte.record(active.since.elapsed());
             } else {
-                clock.arm(stats.clone(), first_byte_in);
+                active.answering();
             }
             response.map(|body| Answer::of_component(body, cut, active))
         }

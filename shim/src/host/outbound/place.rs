@@ -81,10 +81,10 @@ mod tests {
         assert!(places.admit().is_some(), "given back");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn one_service_does_not_take_anothers_places() {
         let (node, loud, quiet) = (Places::new(4, 1), Places::new(3, 1), Places::new(3, 1));
-        let soon = || Instant::now() + Duration::from_millis(10);
+        let soon = || Instant::now() + Duration::from_millis(200);
         let mut held = vec![];
         for _ in 0..5 {
             held.push(Places::connection(&loud, &node, soon()).await);

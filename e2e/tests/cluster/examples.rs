@@ -41,7 +41,7 @@ async fn rust_greets_by_wasi_0_2_and_0_3() -> Result<()> {
 async fn crud_checks_what_it_is_sent_by_either_way_in() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let namespace = cluster.namespace("e2e-crud").await?;
-    let item = include_str!("../../examples/crud/item.json");
+    let item = include_str!("../../../examples/crud/item.json");
     for guest in ["crud", "crud-p3"] {
         serve(&cluster, &namespace, "crud", guest).await?;
         let url = format!("http://{guest}.{}.svc.cluster.local", namespace.name);
