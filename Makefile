@@ -174,7 +174,7 @@ test-install: $(call unbuilt,build test-up) ## Install Podless on the cluster of
 	@tag=$$(scripts/images podless.local); \
 	$(TEST_CLUSTER) load $(PODLESS_CACHE)/images/{operator,shim}.tar; \
 	PATH=$$($(CLUSTER) bin):$$PATH scripts/with-test-cluster scripts/install podless.local $$tag \
-		"$$(for door in "" basic bearer; do $(TEST_CLUSTER) registry $$door; done | paste -sd,)" \
+		"$$(for door in "" basic bearer corrupt; do $(TEST_CLUSTER) registry $$door; done | paste -sd,)" \
 		"$$($(TEST_CLUSTER) registry authority)"
 
 # The kubelets' back-off is Kubernetes' own there.

@@ -3,7 +3,7 @@
 
 use kube::CustomResourceExt;
 use podless_artifact::Grants;
-use podless_crds::{Capabilities, GROUP, WasmService};
+use podless_crds::{Capabilities, GROUP, WasmService, WasmServiceSpec};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -159,6 +159,12 @@ fn invalid(message: impl std::fmt::Display) -> Failure {
     Failure::mistake("InvalidSpec", message)
 }
 
+/// Units of capacity on the one machine that there is: as many as the spec says, or as there may be.
+pub(crate) fn replicas(spec: &WasmServiceSpec) -> u32 {
+    let most = || spec.scaling().and_then(|scaling| u32::try_from(scaling.max_replicas).ok()).unwrap_or(1);
+    spec.fixed_replicas().unwrap_or_else(most)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,7 +182,7 @@ mod tests {
         let documents = read(&text, &Changes::default()).expect("two services");
         assert_eq!((documents.services.len(), documents.others.as_slice()), (2, &["Secret s".to_owned()][..]));
         let spec = &documents.services[0].spec;
-        assert_eq!((spec.replicas(), spec.revision.concurrency, spec.revision.timeout_seconds), (1, 100, 30));
+        assert_eq!((replicas(spec), spec.revision.concurrency, spec.revision.timeout_seconds), (20, 100, 30));
     }
 
     #[test]

@@ -139,6 +139,12 @@ reasons! {
     Serving,
     /// The service has no replicas: every request is answered 503, on purpose.
     Stopped,
+    /// Scaled to zero: the first request loads it.
+    Parked,
+    /// There are more replicas.
+    ScaledUp,
+    /// There are fewer replicas.
+    ScaledDown,
     /// An earlier generation serves.
     EarlierGeneration,
     /// Nothing serves.

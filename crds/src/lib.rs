@@ -8,6 +8,7 @@ mod condition;
 mod env;
 mod node;
 mod placement;
+mod scaling;
 mod service;
 mod status;
 
@@ -16,6 +17,7 @@ pub use condition::{ConditionType, Reason, Status, set_condition};
 pub use env::{EnvVar, EnvVarSource, KeyRef};
 pub use node::{NodeCapacity, NodeColdStart, NodeDensity, ServiceShare, WasmNode, WasmNodeSpec, WasmNodeStatus};
 pub use placement::{Requests, Resources, TaintEffect, Toleration, TolerationOperator};
+pub use scaling::{MetricType, Scaling, ScalingMetric, ScalingMode, ScalingStatus};
 pub use service::{Instance, LocalObjectReference, RevisionSpec, WasmService, WasmServiceSpec};
 pub use status::{Artifact, ColdStart, Density, Grant, Image, Import, PlacementStatus, Quantiles, WasmServiceStatus};
 

@@ -7,8 +7,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use crate::{Capabilities, EnvVar, Resources, Toleration, WasmServiceStatus, placement::node_selector_schema};
+use crate::{Capabilities, EnvVar, Resources, Scaling, Toleration, WasmServiceStatus, placement::node_selector_schema};
 
 /// A WebAssembly component served over HTTP, without pods: the operator pulls, audits and precompiles it once, and the
 /// shims of the chosen nodes serve it behind a Service of the same name.
@@ -30,6 +31,7 @@ use crate::{Capabilities, EnvVar, Resources, Toleration, WasmServiceStatus, plac
     validation = Rule::new("self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name becomes the name of a Service: at most 63 lower-case letters, digits and '-', starting with a letter"),
     printcolumn = r#"{"name":"Ready","type":"string","description":"Whether this generation serves","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
     printcolumn = r#"{"name":"Replicas","type":"integer","description":"Units of capacity placed","jsonPath":".status.replicas"}"#,
+    printcolumn = r#"{"name":"Desired","type":"integer","description":"Units of capacity that there are to be","jsonPath":".status.desiredReplicas"}"#,
     printcolumn = r#"{"name":"Instances","type":"integer","description":"Most instances that were live at once, all nodes together","jsonPath":".status.instances"}"#,
     printcolumn = r#"{"name":"Cold p50","type":"string","description":"Median time to the first byte of a cold start","jsonPath":".status.coldStart.firstByte.p50"}"#,
     printcolumn = r#"{"name":"URL","type":"string","description":"Address inside the cluster","jsonPath":".status.url"}"#,
@@ -38,6 +40,10 @@ use crate::{Capabilities, EnvVar, Resources, Toleration, WasmServiceStatus, plac
     printcolumn = r#"{"name":"Digest","type":"string","priority":1,"description":"Digest of the image that serves","jsonPath":".status.image.digest"}"#
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = json!([{
+    "rule": "!(has(self.replicas) && has(self.scaling))",
+    "message": "give replicas (a fixed number) or scaling (as many as the load needs), not both"
+}])))]
 pub struct WasmServiceSpec {
     /// What makes a revision: a change here is a new revision of the service.
     #[serde(flatten)]
@@ -46,10 +52,13 @@ pub struct WasmServiceSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
-    /// Units of capacity, each `concurrency` requests in flight, spread evenly over nodes. Not processes and not pods. 0 stops the service: it keeps its address, and every request is answered 503. `kubectl scale` and an HPA write this.
-    #[serde(default = "default_replicas", skip_serializing_if = "Option::is_none")]
+    /// A fixed number of replicas instead of scaling: units of capacity, each `concurrency` requests in flight, spread evenly over nodes. Not processes and not pods. 0 stops the service: it keeps its address, and every request is answered 503. `kubectl scale` and an HPA write this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "replicas_schema")]
     pub replicas: Option<i32>,
+    /// How the number of replicas follows the load. With neither this nor replicas it does so by the defaults, from 0 to 20.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
     /// Labels that a node must have, all of them, to serve this.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "node_selector_schema")]
@@ -64,18 +73,18 @@ pub struct WasmServiceSpec {
 }
 
 impl WasmServiceSpec {
-    /// `replicas`, or its default of 1.
-    pub fn replicas(&self) -> u32 {
-        self.replicas.and_then(|n| u32::try_from(n).ok()).unwrap_or(1)
+    /// How the number of replicas is decided; `None` exactly when it is fixed.
+    pub fn scaling(&self) -> Option<Scaling> {
+        self.replicas.is_none().then(|| self.scaling.clone().unwrap_or_default())
+    }
+
+    /// The number of replicas, if it is fixed.
+    pub fn fixed_replicas(&self) -> Option<u32> {
+        self.replicas.map(|n| u32::try_from(n).unwrap_or(0))
     }
 }
 
-// Not left out: GET of the scale subresource fails on an object without the field, and an HPA begins with that.
-fn default_replicas() -> Option<i32> {
-    Some(1)
-}
-
-// Not nullable: a null is then pruned and defaulted like a field that is not there.
+// Not nullable: a null is then pruned, and is like a field that is not there.
 fn replicas_schema(_: &mut SchemaGenerator) -> Schema {
     schemars::json_schema!({"type": "integer", "format": "int32", "minimum": 0, "maximum": 10000})
 }

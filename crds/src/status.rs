@@ -4,6 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::ScalingStatus;
+
 /// What the operator found and measured.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -30,6 +32,12 @@ pub struct WasmServiceStatus {
     /// Replicas that have been placed on nodes.
     #[serde(default)]
     pub replicas: i32,
+    /// Replicas that there are to be: as many as spec.replicas says, or as the operator has decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired_replicas: Option<i32>,
+    /// What the operator has decided, and by what; absent with a fixed number of replicas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<ScalingStatus>,
     /// Selects what counts as a replica, in the text form that an HPA needs. There are no pods: nothing has these labels but the Service and its slice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,

@@ -3,7 +3,7 @@
 #![allow(clippy::expect_used, reason = "tests")]
 
 use kube::CustomResourceExt;
-use podless_crds::{ConditionType, WasmNode, WasmService};
+use podless_crds::{ConditionType, Scaling, WasmNode, WasmService, WasmServiceSpec};
 use serde_json::Value;
 
 fn schemas() -> [(&'static str, Value); 2] {
@@ -64,11 +64,55 @@ fn what_users_write_is_bounded() {
 }
 
 #[test]
-fn a_null_for_replicas_is_the_default() {
+fn a_null_for_replicas_is_none_and_leaves_it_to_the_load() {
     let [(_, service), _] = schemas();
     let replicas = &service["properties"]["spec"]["properties"]["replicas"];
-    assert_eq!(replicas["default"], 1);
+    assert!(replicas["default"].is_null(), "a service would not be scaled by itself");
     assert_ne!(replicas["nullable"], true, "a null would stay, and GET of the scale subresource fail");
+}
+
+#[test]
+fn scaling_has_its_defaults_in_the_schema() {
+    let [(_, service), _] = schemas();
+    let spec = &service["properties"]["spec"];
+    let scaling = &spec["properties"]["scaling"];
+    assert!(scaling["default"].is_null(), "who says nothing may still set replicas");
+    let default = |field: &str| scaling["properties"][field]["default"].clone();
+    let defaults = serde_json::to_value(Scaling::default()).expect("JSON");
+    for (field, value) in defaults.as_object().expect("fields") {
+        assert_eq!(default(field), *value, "{field}");
+    }
+    assert!(default("panicWindowSeconds").is_null(), "it follows windowSeconds");
+    let metric = &scaling["properties"]["metric"]["properties"];
+    assert_eq!(metric["type"]["enum"], serde_json::json!(["Concurrency", "RPS"]));
+    assert_eq!(metric["type"]["default"], "Concurrency");
+    for field in ["utilization", "value"] {
+        assert!(metric[field]["default"].is_null(), "only one of the two may be there: {field}");
+    }
+    let rules = |schema: &Value| schema["x-kubernetes-validations"].as_array().map_or(0, Vec::len);
+    let got = [spec, scaling, &scaling["properties"]["metric"]].map(rules);
+    assert_eq!(got, [1, 2, 2], "not both; min and max, windows; one of the two, and the one that RPS needs");
+}
+
+#[test]
+fn a_number_is_fixed_or_scaled() {
+    let read = |fields: Value| -> WasmServiceSpec {
+        let mut spec = serde_json::json!({"image": "i"});
+        spec.as_object_mut().expect("fields").extend(fields.as_object().expect("fields").clone());
+        serde_json::from_value(spec).expect("a spec")
+    };
+    let least = Scaling { min_replicas: 2, ..Scaling::default() };
+    for (fields, scaling, fixed) in [
+        (serde_json::json!({}), Some(Scaling::default()), None),
+        (serde_json::json!({"scaling": null, "replicas": null}), Some(Scaling::default()), None),
+        (serde_json::json!({"scaling": {}}), Some(Scaling::default()), None),
+        (serde_json::json!({"scaling": {"minReplicas": 2}}), Some(least), None),
+        (serde_json::json!({"replicas": 0}), None, Some(0)),
+        (serde_json::json!({"replicas": 3}), None, Some(3)),
+    ] {
+        let spec = read(fields.clone());
+        assert_eq!((spec.scaling(), spec.fixed_replicas()), (scaling, fixed), "{fields}");
+    }
 }
 
 #[test]
@@ -86,6 +130,7 @@ fn the_spec_is_flat_and_has_the_fields_that_work() {
         "nodeSelector",
         "replicas",
         "resources",
+        "scaling",
         "timeoutSeconds",
         "tolerations",
     ];
@@ -94,15 +139,13 @@ fn the_spec_is_flat_and_has_the_fields_that_work() {
 }
 
 #[test]
-fn it_can_be_scaled_from_the_first_moment() {
+fn it_has_a_scale_subresource() {
     let crd = serde_json::to_value(WasmService::crd()).expect("JSON");
     let version = &crd["spec"]["versions"][0];
     let paths = serde_json::json!({
         "specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas", "labelSelectorPath": ".status.selector",
     });
     assert_eq!(version["subresources"]["scale"], paths);
-    // GET /scale answers an error for an object without the field.
-    assert_eq!(version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["replicas"]["default"], 1);
 }
 
 #[test]
@@ -120,7 +163,7 @@ fn a_reference_is_read_as_it_is_written() {
         "replicas": 0,
     });
     let read: podless_crds::WasmServiceSpec = serde_json::from_value(spec.clone()).expect("a spec");
-    assert_eq!(read.replicas(), 0);
+    assert_eq!(read.fixed_replicas(), Some(0));
     let requests = &read.resources.requests;
     assert_eq!(requests.cpu.as_ref().map(|q| q.0.as_str()), Some("2"), "a number is as good as a text");
     let mut written = serde_json::to_value(&read).expect("JSON");

@@ -71,6 +71,9 @@ func buildAll() (map[string]string, error) {
 		}
 		folder := filepath.Join(cacheDir(), "bin-"+m.name+"-"+hash)
 		if !exists(folder) {
+			if err := installPackages(); err != nil {
+				return nil, err
+			}
 			if err := m.buildInto(folder, filepath.Join(sources, m.name), compilerCache); err != nil {
 				return nil, err
 			}

@@ -1,8 +1,9 @@
 // Gates of the registry: further addresses of the same content, each with another way of asking who is there. What is
-// pushed to the open registry can be pulled through them with the credentials, or not at all.
+// pushed to the open registry can be pulled through them with the credentials, or not at all; one of them lies.
 package main
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -12,11 +13,12 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"path"
 	"strings"
 )
 
 // gatePorts are the ports of the gates on the host's address.
-var gatePorts = map[string]int{"basic": 5001, "bearer": 5002, "tls": 5003}
+var gatePorts = map[string]int{"basic": 5001, "bearer": 5002, "tls": 5003, "corrupt": 5004}
 
 // Who may pull through the gates. The network of a cluster ends on this machine: this is for tests, and no secret.
 const gateUser, gatePassword = "tester", "open-sesame"
@@ -55,6 +57,7 @@ func gates(args []string) error {
 		certificate, key := c.Dir("pki", "registry.crt"), c.Dir("pki", "registry.key")
 		failed <- http.ListenAndServeTLS(c.gate("tls"), certificate, key, registry)
 	}()
+	go func() { failed <- http.ListenAndServe(c.gate("corrupt"), corruptGate(registry)) }()
 	return <-failed
 }
 
@@ -100,6 +103,32 @@ func bearerGate(address string, registry http.Handler) http.Handler {
 		registry.ServeHTTP(w, r)
 	})
 	return mux
+}
+
+// corruptGate gives everyone other bytes than were asked for by their digest, as many of them. A tag leads to the manifest
+// that it names: so far all is well.
+func corruptGate(registry http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, name := path.Split(r.URL.Path); strings.HasPrefix(name, "sha256:") {
+			w = &corrupting{ResponseWriter: w}
+		}
+		registry.ServeHTTP(w, r)
+	})
+}
+
+// corrupting changes the first byte of a body.
+type corrupting struct {
+	http.ResponseWriter
+	done bool
+}
+
+func (c *corrupting) Write(body []byte) (int, error) {
+	if !c.done && len(body) > 0 {
+		c.done = true
+		body = bytes.Clone(body) // a writer leaves what it is given as it is
+		body[0] ^= 1
+	}
+	return c.ResponseWriter.Write(body)
 }
 
 // repositoryOf is NAME of /v2/NAME/manifests/… and the like; "" where there is none.

@@ -95,3 +95,17 @@ func TestATokenIsGoodForItsRepositoryOnly(t *testing.T) {
 		t.Errorf("a password in place of a token: %d", status)
 	}
 }
+
+func TestTheCorruptGateChangesWhatIsAskedForByItsDigest(t *testing.T) {
+	server := httptest.NewServer(corruptGate(content))
+	defer server.Close()
+	for path, said := range map[string]string{
+		"/v2/a/b/manifests/1":        "/v2/a/b/manifests/1",
+		"/v2/a/b/manifests/sha256:1": ".v2/a/b/manifests/sha256:1",
+		"/v2/a/b/blobs/sha256:1":     ".v2/a/b/blobs/sha256:1",
+	} {
+		if status, got := ask(t, server.URL+path, nobody); status != 200 || got != said {
+			t.Errorf("%s: %d %q, expected %q", path, status, got, said)
+		}
+	}
+}

@@ -22,6 +22,7 @@ usage: cluster [--name demo] VERB
   kubeconfig                    print the path of the administrator's kubeconfig
   registry                      print host:port of the OCI registry, the same from host, nodes and pods
   registry basic|bearer|tls     print host:port at which the same registry wants a password, wants a token, speaks TLS
+  registry corrupt              print host:port at which it sends other bytes than their digest says
   registry credentials          print user:password for these
   registry authority            print the path of the certificate authority of the one with TLS
   bin                           build what is missing, print the folder of kubectl and helm; needs no cluster

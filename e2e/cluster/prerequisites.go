@@ -36,6 +36,11 @@ func prerequisites() error {
 	if !filepath.IsAbs(cacheDir()) {
 		return errors.New("PODLESS_CACHE must be an absolute path")
 	}
+	return installPackages()
+}
+
+// installPackages installs what is missing: building needs some of them, nodes the others.
+func installPackages() error {
 	missing := missingPackages()
 	if len(missing) == 0 {
 		return nil

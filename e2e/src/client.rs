@@ -20,6 +20,9 @@ use tokio::net::TcpStream;
 
 /// Longest time that one request of a test may take.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// The same for its connection: one that was begun before kube-proxy knew the service leads nowhere, however long it is
+/// tried.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// Where a request goes: a Service's cluster address and the Host header.
 #[derive(Clone, Debug)]
@@ -111,7 +114,8 @@ pub async fn all_serve(targets: &[Target], within: Duration) -> Result<()> {
 
 async fn request(target: &Target, method: Method, path: &str, body: Bytes) -> Result<Answer> {
     let exchange = async {
-        let stream = TcpStream::connect(target.address).await?;
+        let stream = tokio::time::timeout(CONNECT, TcpStream::connect(target.address)).await;
+        let stream = stream.context("no connection within 5 s")??;
         stream.set_nodelay(true)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);

@@ -3,12 +3,12 @@
 use std::{process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod};
 use kube::{Api, Client, api::ListParams};
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::{Namespace, RELEASE_NAMESPACE, Registry, env};
+use crate::{Namespace, RELEASE_NAMESPACE, Registry, env, eventually};
 
 /// A shell line that prints the id of the process that serves on a node: its parent holds the sockets.
 pub const SERVING_SHIM: &str = "pgrep -x podless-serve";
@@ -67,7 +67,8 @@ impl Cluster {
         Ok(names)
     }
 
-    /// A further address of the registry: `basic` wants a password, `bearer` a token, `tls` speaks TLS.
+    /// A further address of the registry: `basic` wants a password, `bearer` a token, `tls` speaks TLS, and `corrupt`
+    /// sends other bytes than were asked for by their digest.
     pub async fn gate(&self, kind: &str) -> Result<String> {
         self.harness(&["registry", kind]).await
     }
@@ -90,10 +91,10 @@ impl Cluster {
         self.on_node(self.number(node).await?, SERVING_SHIM).await
     }
 
-    /// How long the first process of the shim's container on a node has been running.
-    pub async fn shim_age(&self, node: &str) -> Result<Duration> {
+    /// How long the first process of the shim's container on the node of this number has been running.
+    pub async fn shim_age(&self, node: usize) -> Result<Duration> {
         let ask = format!("cut -d' ' -f1 /proc/uptime; cut -d' ' -f22 /proc/$({SUPERVISING_SHIM})/stat");
-        let answer = self.on_node(self.number(node).await?, &ask).await?;
+        let answer = self.on_node(node, &ask).await?;
         let (uptime, started) = answer.split_once('\n').context("two numbers")?;
         // proc_pid_stat(5) counts in ticks, a hundred to the second.
         Ok(Duration::try_from_secs_f64(uptime.parse::<f64>()? - started.parse::<f64>()? / 100.0)?)
@@ -101,10 +102,24 @@ impl Cluster {
 
     /// How often the shim's container on a node was started again.
     pub async fn shim_restarts(&self, node: &str) -> Result<i32> {
-        let shims = self.shims().await?;
-        let (_, pod) = shims.iter().find(|(on, _)| on == node).with_context(|| format!("no shim on {node}"))?;
-        let status = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref()?.first());
-        Ok(status.context("the shim's container has no status")?.restart_count)
+        Ok(self.shim_container(node).await?.restart_count)
+    }
+
+    /// Waits until the shim's container on a node was started more often than this, and serves all that it did.
+    pub async fn shim_is_back(&self, node: &str, restarts: i32) -> Result<()> {
+        eventually(&format!("the shim of {node} is back"), Duration::from_secs(120), async || {
+            let container = self.shim_container(node).await?;
+            ensure!(container.restart_count > restarts && container.ready, "{container:?}");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn shim_container(&self, node: &str) -> Result<ContainerStatus> {
+        let (_, pod) =
+            self.shims().await?.into_iter().find(|(on, _)| on == node).with_context(|| format!("no shim on {node}"))?;
+        let container = pod.status.and_then(|status| status.container_statuses?.into_iter().next());
+        container.context("the shim's container has no status")
     }
 
     /// Every Event about an object of this name.

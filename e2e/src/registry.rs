@@ -52,6 +52,12 @@ impl Registry {
         Ok(image)
     }
 
+    /// The digest of an image's manifest.
+    pub async fn digest(&self, image: &str) -> Result<String> {
+        let digest = self.client.fetch_manifest_digest(&image.parse()?, &RegistryAuth::Anonymous).await;
+        digest.with_context(|| format!("the digest of {image}"))
+    }
+
     /// The reference of an image in this registry.
     pub fn reference(&self, name_and_tag: &str) -> String {
         format!("{}/{name_and_tag}", self.host)

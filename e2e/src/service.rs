@@ -14,7 +14,7 @@ use kube::{
 use podless_crds::{ConditionType, WasmService};
 use serde_json::{Value, json};
 
-use crate::{Target, eventually};
+use crate::{Target, eventually, get};
 
 /// How long a service may take to become what it should: generous, because the machine is small and compiles.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -89,8 +89,12 @@ impl Namespace {
         slices.into_iter().next().context("one slice")
     }
 
-    /// Applies a WasmService with this spec, as `kubectl apply --server-side` would.
-    pub async fn apply(&self, name: &str, spec: Value) -> Result<WasmService> {
+    /// Applies a WasmService with this spec, as `kubectl apply --server-side` would. One replica, unless the spec says
+    /// how many, or how it is scaled.
+    pub async fn apply(&self, name: &str, mut spec: Value) -> Result<WasmService> {
+        if spec.get("replicas").is_none() && spec.get("scaling").is_none() {
+            spec["replicas"] = 1.into();
+        }
         let object = wasm_service(name, spec);
         Ok(self.services().patch(name, &PatchParams::apply("e2e").force(), &Patch::Apply(&object)).await?)
     }
@@ -98,6 +102,15 @@ impl Namespace {
     /// Waits until this generation of a service is Ready.
     pub async fn ready(&self, name: &str) -> Result<WasmService> {
         self.until(name, &format!("{name} is Ready"), |s| is(s, ConditionType::Ready, "True")).await
+    }
+
+    /// Waits until this generation of a service is Ready and something answers at its address: kube-proxy hears of
+    /// endpoints a moment after status does.
+    pub async fn answers(&self, name: &str) -> Result<Target> {
+        self.ready(name).await?;
+        let target = self.target(name).await?;
+        eventually(&format!("{name} answers"), PATIENCE, async || get(&target, "/").await).await?;
+        Ok(target)
     }
 
     /// Waits until a service's condition has this status and reason, for its present generation; answers the message.

@@ -68,6 +68,9 @@ pub struct RunArgs {
     /// kubelets take to bring a changed ConfigMap into pods.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub trust_overlap_seconds: u64,
+    /// On how many nodes a service that is scaled to zero waits for its first request.
+    #[arg(long, value_name = "NODES", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    pub activation_nodes: u16,
     /// How to write the log; what to write is decided by RUST_LOG.
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,

@@ -5,6 +5,7 @@
 //! never runs a guest, and its own process never parses a guest's bytes.
 
 pub mod admin;
+pub mod autoscale;
 pub mod build;
 pub mod check_link;
 pub mod cli;

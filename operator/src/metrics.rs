@@ -44,6 +44,7 @@ pub struct Metrics {
     ejections: Counter,
     ejected: Gauge,
     key_renewals: Family<KeyLabel, Counter>,
+    overclaims: Counter,
 }
 
 impl Default for Metrics {
@@ -57,7 +58,7 @@ impl Default for Metrics {
         let status_writes = Counter::<u64, AtomicU64>::default();
         let (takeovers, fenced_writes, ejections) = (Counter::default(), Counter::default(), Counter::default());
         let (link_refusals, key_renewals) = (Family::default(), Family::default());
-        let ejected = Gauge::default();
+        let (ejected, overclaims) = (Gauge::default(), Counter::default());
         let mut r = Registry::with_prefix("podless_operator");
         r.register("reconciles", "Reconciles by result: done, rejected or error", reconciles.clone());
         r.register_with_unit("reconcile", "Time of a reconcile", Unit::Seconds, reconcile_seconds.clone());
@@ -73,6 +74,7 @@ impl Default for Metrics {
         r.register("ejections", "Shims that lost their endpoints because nobody reached them", ejections.clone());
         r.register("shims_ejected", "Shims without endpoints because nobody reaches them", ejected.clone());
         r.register("key_renewals", "Keys and certificates made anew: tls, ca or seal", key_renewals.clone());
+        r.register("overclaims", "Generations that shims claimed beyond what they were told", overclaims.clone());
         let registry = Arc::new(r);
         Self {
             registry,
@@ -90,6 +92,7 @@ impl Default for Metrics {
             ejections,
             ejected,
             key_renewals,
+            overclaims,
         }
     }
 }
@@ -145,6 +148,11 @@ impl Metrics {
         self.key_renewals.get_or_create(&KeyLabel { key }).inc();
     }
 
+    /// A shim claimed so many generations that it was not told.
+    pub fn overclaimed(&self, generations: usize) {
+        self.overclaims.inc_by(generations as u64);
+    }
+
     /// A status was written.
     pub fn status_written(&self) {
         self.status_writes.inc();
@@ -173,6 +181,7 @@ mod tests {
         metrics.link_refused("expired");
         metrics.ejected(1, 2);
         metrics.key_renewed("tls");
+        metrics.overclaimed(3);
         let text = metrics.text();
         for line in [
             "podless_operator_reconciles_total{result=\"done\"} 1",
@@ -185,6 +194,7 @@ mod tests {
             "podless_operator_shims_ejected 2",
             "podless_operator_key_renewals_total{key=\"tls\"} 1",
             "podless_operator_fenced_writes_total 0",
+            "podless_operator_overclaims_total 3",
             "podless_operator_reconciles_in_flight 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

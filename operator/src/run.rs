@@ -58,6 +58,8 @@ use crate::{
 const WAITING: u16 = 4096;
 /// What changes several times within this is reconciled once.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// How often replicas are decided anew: as often as shims say what they count.
+const SCALE: Duration = Duration::from_millis(200);
 /// How often what shims have measured is compared with status: the least time between two writes because of it.
 const MEASURE: Duration = Duration::from_secs(10);
 
@@ -125,14 +127,16 @@ async fn lead(
     let keys = trust::establish(&client, &args.namespace).await?;
     let (certificate, watch_certificate) = watch::channel(trust::identity(&keys));
     let artifacts = Arc::new(Registry::new(client.clone(), &args, keys.seal_key()?)?);
+    artifacts.use_key(keys.seal_key()?, keys.trusted_seals()?).await;
     let settings = Settings {
         namespace: args.namespace.clone(),
         cluster_domain: args.cluster_domain.clone(),
         address_type: family(args.pod_ip),
+        activation_nodes: args.activation_nodes.into(),
         salt: salt(&keys.seal_key()?),
     };
     let reporter = Reporter { controller: "podless-operator".to_owned(), instance: Some(args.pod_name.clone()) };
-    let parts = Parts::new(client.clone(), artifacts, settings, reporter, metrics, keys.seal_key()?).await?;
+    let parts = Parts::new(client.clone(), artifacts.clone(), settings, reporter, metrics, keys.seal_key()?).await?;
     let Parts { controller, context, writer, nodes: node_writer } = parts;
     let hub = context.hub.clone();
 
@@ -156,6 +160,7 @@ async fn lead(
         client: client.clone(),
         namespace: args.namespace.clone(),
         overlap: Duration::from_secs(args.trust_overlap_seconds),
+        artifacts: artifacts.clone(),
         signing: hub.signing.clone(),
         builds: context.builds.clone(),
         wake: hub.wake.clone(),
@@ -175,6 +180,7 @@ async fn lead(
         leading_since: context.leading_since,
         metrics: context.metrics.clone(),
     };
+    let (builds, ledger, failures) = (context.builds.clone(), context.ledger.clone(), context.failures.clone());
     let rest = async {
         // A shim that connects is told to wait for every service there is: they must be known first.
         hub.wait_until_ready().await?;
@@ -187,10 +193,11 @@ async fn lead(
             never = trust.keep(keys) => match never {},
             never = eject.watch() => match never {},
             never = nodes.keep() => match never {},
-            never = tombstone::watch(client.clone(), hub.clone(), context.builds.clone(), context.ledger.clone()) => match never {},
+            never = tombstone::watch(client.clone(), hub.clone(), builds, ledger, failures) => match never {},
             () = sources::follow(client.clone(), hub.clone(), context.builds.clone()) => {
                 Err(anyhow!("the watches of ConfigMaps and Secrets have ended"))
             }
+            never = scale_all(hub.clone()) => match never {},
             () = measure_all(hub.clone()) => Err(anyhow!("measuring has ended")),
             never = after_grace(hub.clone()) => match never {},
         }
@@ -261,7 +268,7 @@ impl Parts {
             leading_since: Instant::now(),
             metrics,
             lanes: Lanes::default(),
-            failures: Mutex::default(),
+            failures: Arc::default(),
         };
         Ok(Self { controller, context: Arc::new(context), writer, nodes: node_writer })
     }
@@ -300,6 +307,23 @@ async fn after_grace(hub: Arc<Hub>) -> std::convert::Infallible {
     tokio::time::sleep(GRACE + Duration::from_millis(100)).await;
     hub.wake.all();
     std::future::pending().await
+}
+
+/// Wakes the services that are to have another number of replicas.
+async fn scale_all(hub: Arc<Hub>) -> std::convert::Infallible {
+    let mut interval = tokio::time::interval(SCALE);
+    loop {
+        interval.tick().await;
+        let changed = hub.autoscale.tick(Instant::now());
+        if changed.is_empty() {
+            continue;
+        }
+        for id in hub.services().iter().filter_map(|service| service_ref(service)) {
+            if changed.contains(&id.uid) {
+                hub.wake.one(&id);
+            }
+        }
+    }
 }
 
 /// Wakes the services whose numbers have moved.

@@ -97,6 +97,7 @@ pub async fn follow(client: Client, namespace: String, hub: Arc<Hub>, writer: re
         if now != last {
             for gone in last.keys().filter(|uid| !now.contains_key(*uid)) {
                 hub.sessions().forget_pod(gone);
+                hub.autoscale.gone(gone);
             }
             last = now;
             hub.membership_changed();

@@ -13,7 +13,7 @@ use std::{
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use podless_crds::WasmService;
 
-use crate::{build::Builds, ledger::Ledger, link::Hub, wake::ServiceRef};
+use crate::{build::Builds, ledger::Ledger, link::Hub, reconcile::failures::Failures, wake::ServiceRef};
 
 /// How often to look.
 const LOOK: Duration = Duration::from_secs(2);
@@ -55,6 +55,7 @@ pub async fn watch(
     hub: Arc<Hub>,
     builds: Arc<Builds>,
     ledger: Arc<Mutex<Ledger>>,
+    failures: Arc<Failures>,
 ) -> std::convert::Infallible {
     let ledger = || ledger.lock().unwrap_or_else(PoisonError::into_inner);
     let mut doubts = Doubts::default();
@@ -63,6 +64,9 @@ pub async fn watch(
         let mut known = hub.sessions().all_known();
         known.extend(ledger().services().cloned());
         let present = hub.service_uids();
+        failures.retain(&present);
+        hub.autoscale.retain(&known);
+        hub.sessions().forget_buried(Instant::now());
         let missing: HashSet<_> = known.difference(&present).cloned().collect();
         let absent = match confirm(&client, &hub, missing).await {
             Ok(absent) => absent,
@@ -77,7 +81,7 @@ pub async fn watch(
         }
         for uid in certain {
             tracing::info!(uid, "a service is gone");
-            hub.sessions().bury(&uid);
+            hub.sessions().bury(&uid, Instant::now());
             builds.forget(&uid);
             ledger().release(&uid);
         }

@@ -35,6 +35,10 @@ pub struct Cli {
     /// take their service's timeout.
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     pub drain_seconds: u64,
+    /// Seconds without a request after which a parked service that a request has woken is parked again, unless the
+    /// operator has said otherwise by then.
+    #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 60)]
+    pub park_seconds: u64,
     /// How the shim's own log is written, on stderr. RUST_LOG filters it.
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,

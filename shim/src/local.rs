@@ -9,6 +9,7 @@ use std::{
     path::PathBuf,
     sync::Arc,
     thread::JoinHandle,
+    time::Duration,
 };
 
 use anyhow::anyhow;
@@ -84,6 +85,8 @@ impl Local {
             // Assignments may hold secrets, and nothing of this process is served again after it.
             state_dir: None,
             admin_port: None,
+            // Nothing is parked where nobody scales.
+            park_after: Duration::MAX,
             capacity: podless_link::v1::Capacity {
                 instances: capacity.instances,
                 bounded_by: capacity.bounded_by.to_owned(),

@@ -97,6 +97,7 @@ impl Collector for Scrape {
         per_service(e, &services, "instances", "Live instances", |s| s.instances.now())?;
         counted(e, &services, "requests_rejected", "Requests that were refused for want of capacity", |s| &s.rejected)?;
         counted(e, &services, "requests_stopped", "Requests to a service that is stopped", |s| &s.stopped)?;
+        counted(e, &services, "wakes", "Loads that a request to a parked service had begun", |s| &s.wakes)?;
         outbound(e, &services)?;
         histogram(e, "instantiate", "Time to make an instance", everything.iter().map(|s| &s.instantiate))?;
         let help = "Time from a request's first byte to its answer's";
@@ -104,7 +105,7 @@ impl Collector for Scrape {
         gauge(e, "instances_live", "Live instances of all services", None, node.live.now())?;
         gauge(e, "instances_peak", "Most instances live at once since the start", None, node.live.peak())?;
         gauge(e, "instances_limit", "Instances that may be live at once", None, *slots)?;
-        gauge(e, "services", "Services that are known", None, shared.services().len() as u32)?;
+        states(e, shared)?;
         let bytes = Some(&Unit::Bytes);
         gauge(e, "resident", "Resident memory of the process", bytes, shared.resident.load(Relaxed))?;
         let help = "Resident memory that belongs to no service";
@@ -186,6 +187,18 @@ fn outbound(e: &mut DescriptorEncoder<'_>, services: &[Labelled]) -> fmt::Result
     Ok(())
 }
 
+fn states(e: &mut DescriptorEncoder<'_>, shared: &Shared) -> fmt::Result {
+    let help =
+        "Services that are known: resident, parked until a request comes, or neither of them (stopped, not loaded)";
+    let mut metric = e.encode_descriptor("services", help, None, MetricType::Gauge)?;
+    let (resident, parked) = (shared.resident_services.load(Relaxed), shared.parked_services.load(Relaxed));
+    let neither = (shared.services().len() as u64).saturating_sub(resident + parked);
+    for (state, count) in [("resident", resident), ("parked", parked), ("none", neither)] {
+        ConstGauge::new(count).encode(metric.encode_family(&[("state", state)])?)?;
+    }
+    Ok(())
+}
+
 fn per_service(
     e: &mut DescriptorEncoder<'_>,
     services: &[Labelled],
@@ -247,6 +260,8 @@ mod tests {
             let identity = Identity { uid: n.to_string(), namespace: "shop".into(), name: format!("s{n}") };
             shared.services().insert(n.to_string(), (identity, stats));
         }
+        shared.resident_services.store(1000, Relaxed);
+        shared.parked_services.store(3, Relaxed);
         let lines = Lines::start(std::io::sink()).expect("a thread");
         let metrics = Metrics { shared, node: Arc::new(Node::new(1, 1)), lines, slots: 7, restarts: 2 };
         let text = Arc::new(metrics).text().expect("text");
@@ -254,7 +269,10 @@ mod tests {
             "podless_shim_requests_total{namespace=\"shop\",service=\"s0\",code=\"2xx\"} 1",
             "podless_shim_requests_total{namespace=\"_others\",service=\"_others\",code=\"2xx\"} 5",
             "podless_shim_instances_limit 7",
-            "podless_shim_services 1005",
+            "podless_shim_services{state=\"resident\"} 1000",
+            "podless_shim_services{state=\"parked\"} 3",
+            "podless_shim_services{state=\"none\"} 2",
+            "podless_shim_wakes_total{namespace=\"shop\",service=\"s0\"} 0",
             "podless_shim_instantiate_seconds_bucket{le=\"0.000025\"} 0",
             "podless_shim_instantiate_seconds_bucket{le=\"0.00005\"} 1005",
             "podless_shim_instantiate_seconds_count 1005",

@@ -61,6 +61,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         data_dir: cli.data_dir.clone(),
         state_dir: Some(cli.state_dir.clone()),
         admin_port: Some(cli.admin_port),
+        park_after: Duration::from_secs(cli.park_seconds),
         capacity: v1::Capacity { instances: capacity.instances, bounded_by: capacity.bounded_by.to_owned() },
         engine,
         node: node.clone(),

@@ -25,6 +25,10 @@ pub(crate) struct Shared {
     pub(crate) unattributed: AtomicU64,
     /// Services whose assignment could not be kept for a restart.
     pub(crate) unkept: AtomicU64,
+    /// Services whose code is mapped.
+    pub(crate) resident_services: AtomicU64,
+    /// Services that their first request loads.
+    pub(crate) parked_services: AtomicU64,
     services: Mutex<BTreeMap<String, (Identity, Arc<Stats>)>>,
 }
 

@@ -23,7 +23,7 @@ use super::{
     sealed::SealedArtifact,
     store::{Entry, Store, StoreError},
 };
-use crate::seal::SealKey;
+use crate::seal::{SealKey, TrustedKeys};
 
 /// How a pipeline works.
 #[derive(Clone, Debug)]
@@ -99,7 +99,6 @@ pub struct Pipeline {
     store: Store,
     child: ChildProgram,
     limits: Limits,
-    key: Arc<SealKey>,
     /// One child at a time: each may take the memory that is set aside for it.
     turn: Semaphore,
 }
@@ -117,12 +116,17 @@ impl Pipeline {
     pub fn new(options: Options, key: Arc<SealKey>) -> Result<Self, SetupError> {
         Ok(Self {
             registry: Registry::new(options.registry)?,
-            store: Store::new(&options.cache_dir, options.cache_bytes, key.clone())?,
+            store: Store::new(&options.cache_dir, options.cache_bytes, key)?,
             child: options.child,
             limits: options.limits,
-            key,
             turn: Semaphore::new(1),
         })
+    }
+
+    /// From now on this key seals. What any of the trusted ones has signed in the cache stays there.
+    pub async fn use_key(&self, key: Arc<SealKey>, trusted: TrustedKeys) -> Result<(), StoreError> {
+        let store = self.store.clone();
+        blocking(move || store.use_key(key, trusted)).await
     }
 
     /// From a reference to a sealed artifact. Dropping the future ends the work, the child's too.
@@ -217,7 +221,7 @@ impl Pipeline {
         let compiled = compiling.code(audited, &self.store.unfinished()).await?;
         let (store, repository) = (self.store.clone(), resolved.repository().to_owned());
         let (audited, entry) = blocking(move || store.insert(compiled, &repository)).await?;
-        Ok(SealedArtifact::new(resolved, audited, entry, false, &self.key)?)
+        Ok(SealedArtifact::new(resolved, audited, entry, false, &self.store.key())?)
     }
 
     pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, CompileError> {
@@ -247,7 +251,7 @@ impl Pipeline {
     /// Audits what the cache knows of the component, by today's grants, and seals its code.
     fn reuse(&self, resolved: &ResolvedImage, entry: Entry, grants: Grants) -> Result<SealedArtifact, Rejection> {
         let audited = audit(resolved.component(), entry.facts().clone(), grants)?;
-        Ok(SealedArtifact::new(resolved, audited, entry, true, &self.key)?)
+        Ok(SealedArtifact::new(resolved, audited, entry, true, &self.store.key())?)
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::SystemTime,
 };
 
@@ -101,6 +101,12 @@ pub(crate) struct Store {
     folder: PathBuf,
     most_bytes: u64,
     fingerprint: String,
+    signer: Arc<RwLock<Signer>>,
+}
+
+/// Who signs records, and whose are taken.
+#[derive(Clone)]
+struct Signer {
     key: Arc<SealKey>,
     trusted: TrustedKeys,
 }
@@ -115,7 +121,35 @@ impl Store {
         fs::create_dir_all(&unfinished)?;
         let trusted = TrustedKeys::from_pem(&key.public_pem()?)?;
         let (folder, fingerprint) = (folder.to_owned(), podless_engine::fingerprint());
-        Ok(Self { folder, most_bytes, fingerprint, key, trusted })
+        let signer = Arc::new(RwLock::new(Signer { key, trusted }));
+        Ok(Self { folder, most_bytes, fingerprint, signer })
+    }
+
+    fn signer(&self) -> Signer {
+        self.signer.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The key that signs for now.
+    pub(crate) fn key(&self) -> Arc<SealKey> {
+        self.signer().key
+    }
+
+    /// From now on this key signs, and records by any of the trusted ones are taken. They are signed anew at once: the
+    /// one that has signed them may soon be trusted no more.
+    pub(crate) fn use_key(&self, key: Arc<SealKey>, trusted: TrustedKeys) -> Result<(), StoreError> {
+        *self.signer.write().unwrap_or_else(PoisonError::into_inner) = Signer { key, trusted };
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "record")
+                && let Ok(text) = fs::read_to_string(&path)
+                && let Some(record) = self.verified(&text)
+                && record.fingerprint == self.fingerprint
+                && text != self.signed(&record)?
+            {
+                self.write(&record)?;
+            }
+        }
+        Ok(())
     }
 
     /// Where files are before they are finished: on the same disk.
@@ -153,10 +187,21 @@ impl Store {
         Ok(None)
     }
 
-    fn read(&self, text: &str, component: &str) -> Option<Record> {
+    fn verified(&self, text: &str) -> Option<Record> {
         let (signature, record) = text.split_once('\n')?;
-        self.trusted.verify(CONTEXT, record.as_bytes(), &BASE64.decode(signature).ok()?).ok()?;
-        let record: Record = serde_json::from_str(record).ok()?;
+        self.signer().trusted.verify(CONTEXT, record.as_bytes(), &BASE64.decode(signature).ok()?).ok()?;
+        serde_json::from_str(record).ok()
+    }
+
+    /// The text of a record. The same key signs the same way each time.
+    fn signed(&self, record: &Record) -> Result<String, StoreError> {
+        let text = serde_json::to_string(record).map_err(io::Error::from)?;
+        let signature = BASE64.encode(self.key().sign(CONTEXT, text.as_bytes()));
+        Ok(format!("{signature}\n{text}"))
+    }
+
+    fn read(&self, text: &str, component: &str) -> Option<Record> {
+        let record = self.verified(text)?;
         (record.component == component && record.fingerprint == self.fingerprint).then_some(record)
     }
 
@@ -194,10 +239,8 @@ impl Store {
     }
 
     fn write(&self, record: &Record) -> Result<(), StoreError> {
-        let text = serde_json::to_string(record).map_err(io::Error::from)?;
-        let signature = BASE64.encode(self.key.sign(CONTEXT, text.as_bytes()));
         let mut file = NamedTempFile::new_in(self.unfinished())?;
-        write!(file, "{signature}\n{text}")?;
+        file.write_all(self.signed(record)?.as_bytes())?;
         file.persist(self.record_path(&record.component)).map_err(|error| error.error)?;
         Ok(())
     }
@@ -325,6 +368,23 @@ mod tests {
         assert!(ours.open(&component(2)).expect("no error").is_none());
         let stranger = Store::new(folder.path(), 1 << 20, Arc::new(SealKey::from_random([8; 32]))).expect("a store");
         assert!(stranger.open(&component(1)).expect("no error").is_none());
+    }
+
+    #[test]
+    fn what_the_key_before_has_signed_is_signed_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = |n: u8| Arc::new(SealKey::from_random([n; 32]));
+        let trust = |n: u8| TrustedKeys::from_pem(&key(n).public_pem().expect("PEM")).expect("a key");
+        let old = store(folder.path(), 1 << 20);
+        let made = insert(&old, 1, b"machine code");
+        // The new key comes while the process runs, or it was there when another one began.
+        for (number, store) in [(8, old), (9, Store::new(folder.path(), 1 << 20, key(9)).expect("a store"))] {
+            store.use_key(key(number), trust(number - 1)).expect("used");
+            let path = store.record_path(&component(1));
+            assert!(fs::read_to_string(path).expect("a record") == store.signed(&made.record).expect("signed"));
+            let later = Store::new(folder.path(), 1 << 20, key(number)).expect("a store");
+            assert_eq!(later.open(&component(1)).expect("no error").expect("an entry").record, made.record);
+        }
     }
 
     #[test]

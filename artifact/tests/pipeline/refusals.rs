@@ -31,6 +31,7 @@ async fn each_mistake_has_its_reason_and_a_sentence() {
         (layer("module", &[(b"\0asm\x01\0\0\0", WASM)]).await, "CoreModule", "wasm32-wasip2"),
         (layer("empty", &[(b"\0asm\x0d\0\x01\0", WASM)]).await, "NoHttpExport", "exports nothing"),
         (layer("command", &[(&guest("no-http"), WASM)]).await, "NoHttpExport", "wasi:cli/run@"),
+        (layer("unsupported", &[(&around("(core module (memory i64 1))"), WASM)]).await, "CompileFailed", "memory64"),
         (layer("import", &[(&guest("logger"), WASM)]).await, "ImportDenied", "wasi:logging/logging@0.1.0-draft"),
     ] {
         let (got, message) = fixture.refusal(&image).await;
@@ -64,7 +65,7 @@ async fn what_takes_too_much_is_told_so() {
 
 /// A component that exports a handler, which is an empty one, and has some two million instructions.
 fn long_to_compile() -> Vec<u8> {
-    let mut text = "(component (core module ".to_owned();
+    let mut text = "(core module ".to_owned();
     for n in 0..4000 {
         text.push_str("(func (param i64 i64) (result i64) local.get 0");
         for step in 0..100 {
@@ -72,9 +73,14 @@ fn long_to_compile() -> Vec<u8> {
         }
         text.push(')');
     }
-    text.push_str(
-        r#") (component $empty) (instance $handler (instantiate $empty))
-           (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#,
+    around(&format!("{text})"))
+}
+
+/// A component with this core module in it, and a handler, which is an empty one.
+fn around(module: &str) -> Vec<u8> {
+    let text = format!(
+        r#"(component {module} (component $empty) (instance $handler (instantiate $empty))
+            (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#
     );
     wat::parse_str(text).expect("a component")
 }

@@ -11,7 +11,7 @@ use podless_shim::local::service_port;
 use prost::Message as _;
 
 use super::Serving;
-use crate::failure::Failure;
+use crate::{failure::Failure, service::replicas};
 
 /// The assignment of the service with this index.
 pub(super) fn signed(serving: &Serving, index: usize, key: &SealKey) -> Result<Assign, Failure> {
@@ -38,12 +38,13 @@ pub(super) fn signed(serving: &Serving, index: usize, key: &SealKey) -> Result<A
         generation: 1,
         service_generation: 1,
         port: u32::from(port),
-        budget: spec.replicas().saturating_mul(positive(revision.concurrency)),
+        budget: replicas(spec).saturating_mul(positive(revision.concurrency)),
         sealed: serde_json::to_vec(serving.artifact.sealed()).map_err(Failure::environment)?,
         env,
         grants: Some(Grants { logging: revision.capabilities.logging.is_some(), outbound_http }),
         instance_memory: memory,
         timeout_millis: u64::from(positive(revision.timeout_seconds)) * 1000,
+        parked: false,
     };
     let bytes = assignment.encode_to_vec();
     Ok(Assign { signature: key.sign(ASSIGNMENT_CONTEXT, &bytes).to_vec(), assignment: bytes })

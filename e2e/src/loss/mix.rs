@@ -24,6 +24,8 @@ pub enum Lane {
 pub enum Guest {
     /// What it was told, as the guest `probe` does: a wrong answer is noticed.
     Echo,
+    /// After half a second, as the guest `probe` does: as many are in flight as are sent in half a second.
+    Slow,
     /// Anything, by 200.
     Any,
 }
@@ -48,6 +50,7 @@ pub(super) fn ask(guest: Guest, number: usize) -> Ask {
     let body = if post { body(number) } else { Bytes::new() };
     let (path, answer) = match guest {
         Guest::Any => ("/".to_owned(), None),
+        Guest::Slow => ("/slow?ms=500".to_owned(), Some(Bytes::from_static(b"500 ms\n"))),
         Guest::Echo if post => ("/echo".to_owned(), Some(body.clone())),
         Guest::Echo => (format!("/say?{number}"), Some(Bytes::from(number.to_string()))),
     };

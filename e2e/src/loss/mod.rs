@@ -120,6 +120,20 @@ impl Traffic {
         .await
     }
 
+    /// Waits until this many requests in a row were answered well: what was in the way is over. Answers how many were
+    /// lost until then.
+    pub async fn recovers(&self, count: usize) -> Result<usize> {
+        let (mut lost, mut good) = (self.lost(), self.good());
+        eventually(&format!("{count} good answers in a row"), Duration::from_secs(60), async || {
+            if self.lost() > lost {
+                (lost, good) = (self.lost(), self.good());
+            }
+            ensure!(self.good() >= good + count, "{} of them, {lost} lost", self.good() - good);
+            Ok(lost)
+        })
+        .await
+    }
+
     /// Requests lost up to now.
     pub fn lost(&self) -> usize {
         self.counts.lost.load(Ordering::Relaxed)
@@ -183,13 +197,13 @@ async fn run(
     Ok(recorder.report(ended.unwrap_or_else(|| start.elapsed()), cut_short))
 }
 
-/// Asks until there is an answer: none within ten seconds is an error.
+/// Asks until there is an answer: none within a minute is an error.
 async fn first_answer(lanes: &Lanes, plan: Plan) -> Result<()> {
     let start = Instant::now();
     loop {
         match lanes.exchange(&mix::ask(plan.guest, 0), plan.patience).await.result {
             Ok(()) => return Ok(()),
-            Err((kind, detail)) if start.elapsed() > Duration::from_secs(10) => bail!("no answer: {kind}: {detail}"),
+            Err((kind, detail)) if start.elapsed() > Duration::from_secs(60) => bail!("no answer: {kind}: {detail}"),
             Err(_) => sleep(Duration::from_millis(50)).await,
         }
     }

@@ -24,6 +24,7 @@ fn table() -> Vec<(&'static str, Value, Option<&'static str>)> {
     let hosts = |host: &str| with("capabilities", json!({"outboundHttp": {"allowedHosts": [host]}}));
     let cidrs = |cidr: &str| with("capabilities", json!({"outboundHttp": {"allowedCidrs": [cidr]}}));
     let requests = |field: &str, value: Value| with("resources", json!({"requests": {field: value}}));
+    let scaling = |scaling: Value| with("scaling", scaling);
     let toleration = |toleration: Value| with("tolerations", json!([toleration]));
     vec![
         ("the least", json!({"image": "a"}), None),
@@ -37,6 +38,18 @@ fn table() -> Vec<(&'static str, Value, Option<&'static str>)> {
         ("replicas negative", with("replicas", json!(-1)), Some("spec.replicas")),
         ("replicas too many", with("replicas", json!(10_001)), Some("spec.replicas")),
         ("replicas a text", with("replicas", json!("3")), Some("spec.replicas")),
+        ("replicas and scaling", json!({"image": "a", "replicas": 1, "scaling": {}}), Some("replicas")),
+        ("scaling", scaling(json!({"minReplicas": 1, "maxReplicas": 5, "metric": {"utilization": 50}})), None),
+        ("scaling by RPS", scaling(json!({"metric": {"type": "RPS", "value": 100}})), None),
+        ("RPS without a value", scaling(json!({"metric": {"type": "RPS"}})), Some("spec.scaling.metric")),
+        ("another metric", scaling(json!({"metric": {"type": "Memory"}})), Some("spec.scaling.metric.type")),
+        ("two targets", scaling(json!({"metric": {"utilization": 50, "value": 3}})), Some("spec.scaling.metric")),
+        ("utilization too much", scaling(json!({"metric": {"utilization": 101}})), Some("utilization")),
+        ("minimum over maximum", scaling(json!({"minReplicas": 3, "maxReplicas": 2})), Some("spec.scaling")),
+        ("maximum 0", scaling(json!({"maxReplicas": 0})), Some("spec.scaling.maxReplicas")),
+        ("window too short", scaling(json!({"windowSeconds": 5})), Some("spec.scaling.windowSeconds")),
+        ("panic over window", scaling(json!({"windowSeconds": 6, "panicWindowSeconds": 7})), Some("spec.scaling")),
+        ("scaling a number", scaling(json!(3)), Some("spec.scaling")),
         ("replicas a fraction", with("replicas", json!(1.5)), Some("spec.replicas")),
         ("env", with("env", json!([{"name": "A", "value": "b"}, {"name": "B"}])), None),
         ("env twice", with("env", json!([{"name": "A"}, {"name": "A"}])), Some("env")),
@@ -186,7 +199,13 @@ async fn defaults_are_filled_in_by_the_api_server() -> Result<()> {
     let spec = serde_json::to_value(api.patch("defaults", &params, &Patch::Apply(object)).await?.spec)?;
     assert_eq!(spec["timeoutSeconds"], 30);
     assert_eq!(spec["concurrency"], 100);
-    assert_eq!(spec["replicas"], 1);
+    assert_eq!((spec.get("replicas"), spec.get("scaling")), (None, None), "as many as the load needs");
     assert_eq!(spec["instance"]["memory"], "64Mi");
+    let object = wasm_service("defaults", json!({"image": "a", "scaling": {}}));
+    let spec = serde_json::to_value(api.patch("defaults", &params, &Patch::Apply(object)).await?.spec)?;
+    let scaling = &spec["scaling"];
+    assert_eq!((&scaling["minReplicas"], &scaling["maxReplicas"]), (&json!(0), &json!(20)));
+    assert_eq!((&scaling["windowSeconds"], &scaling["scaleToZeroAfterSeconds"]), (&json!(60), &json!(30)));
+    assert_eq!(scaling["metric"]["type"], "Concurrency");
     Ok(())
 }

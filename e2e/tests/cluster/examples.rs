@@ -16,7 +16,7 @@ async fn serve(cluster: &Cluster, namespace: &Namespace, example: &str, guest: &
     let mut service: Value = serde_json::from_str(&read)?;
     service["spec"]["image"] = json!(cluster.registry.push_guest(guest, &format!("e2e/{guest}:1")).await?);
     namespace.apply(guest, service["spec"].take()).await?;
-    namespace.ready(guest).await?;
+    namespace.answers(guest).await?;
     Ok(())
 }
 
@@ -94,7 +94,7 @@ async fn sockets_are_linked_and_none_can_be_made() -> Result<()> {
     let imports = namespace.ready("probe").await?.status.context("a status")?.imports;
     let sockets: Vec<_> = imports.iter().filter(|import| import.interface.starts_with("wasi:sockets/")).collect();
     ensure!(!sockets.is_empty() && sockets.iter().all(|import| import.grant == Grant::Inert), "{imports:?}");
-    let said = get(&namespace.target("probe").await?, "/net").await?.body;
+    let said = get(&namespace.answers("probe").await?, "/net").await?.body;
     ensure!(said.lines().count() == 4 && said.lines().all(|line| line.starts_with("no ")), "{said}");
     namespace.delete().await
 }

@@ -8,15 +8,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use http::StatusCode;
-use k8s_openapi::api::apps::v1::Deployment;
-use kube::{
-    Api,
-    api::{Patch, PatchParams},
-};
-use podless_e2e::{
-    Cluster, Namespace, Plan, RELEASE_NAMESPACE, SUPERVISING_SHIM, Target, Traffic, all_serve, eventually, get, soak,
-};
+use podless_e2e::{Cluster, Namespace, Plan, SUPERVISING_SHIM, Target, Traffic, all_serve, eventually, get, soak};
 use serde_json::json;
+
+use crate::crashes::operator::scale_installed;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -82,14 +77,14 @@ async fn a_shim_container_serves_from_its_volume_within_two_seconds_of_its_start
     namespace.apply("probe", json!({"image": image, "replicas": 1})).await?;
     let node = node_of(&namespace, "probe").await?;
     let target = namespace.target("probe").await?;
-    let restarts = cluster.shim_restarts(&node).await?;
+    let (number, restarts) = (cluster.number(&node).await?, cluster.shim_restarts(&node).await?);
 
     let traffic = Traffic::echo(&target)?;
     traffic.flows().await?;
     // The first process of the container: with it go all others.
     let kill = format!("kill -9 $({SUPERVISING_SHIM})");
     let killed = Instant::now();
-    cluster.on_node(cluster.number(&node).await?, &kill).await?;
+    cluster.on_node(number, &kill).await?;
     eventually("another container serves", PATIENCE, async || {
         ensure!(cluster.shim_restarts(&node).await? > restarts, "still the old one");
         ensure!(get(&target, "/").await?.status == StatusCode::OK, "not yet");
@@ -97,7 +92,7 @@ async fn a_shim_container_serves_from_its_volume_within_two_seconds_of_its_start
     })
     .await?;
     // How long the kubelet waits depends on what happened to the container before, and is not the shim's.
-    let waited = killed.elapsed().saturating_sub(cluster.shim_age(&node).await?);
+    let waited = killed.elapsed().saturating_sub(cluster.shim_age(number).await?);
     traffic.another(60).await?;
     let seen = traffic.stop().await?;
     eprintln!("container started {waited:.0?} after its end: {seen}");
@@ -115,28 +110,10 @@ async fn traffic_goes_on_without_the_operator() -> Result<()> {
     namespace.apply("probe", json!({"image": image, "replicas": 3})).await?;
     namespace.ready("probe").await?;
     let slice = namespace.slice("probe").await?;
-    let operator = Api::<Deployment>::namespaced(cluster.kube.clone(), RELEASE_NAMESPACE);
-    let name = operator
-        .list(&kube::api::ListParams::default().labels("app.kubernetes.io/component=operator"))
-        .await?
-        .items
-        .into_iter()
-        .find_map(|d| d.metadata.name)
-        .context("the operator's Deployment")?;
-    let scale = async |replicas: usize| -> Result<()> {
-        operator.patch(&name, &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": replicas}}))).await?;
-        eventually(&format!("{replicas} operators"), PATIENCE, async || {
-            let pods = cluster.operators().await?;
-            ensure!(pods.len() == replicas, "{} operators", pods.len());
-            Ok(())
-        })
-        .await
-    };
-
     let plan = Plan { most: 2 * alone_for + 4 * PATIENCE, ..Plan::default() };
     let traffic = Traffic::with(&namespace.target("probe").await?, plan)?;
     traffic.flows().await?;
-    scale(0).await?;
+    scale_installed(&cluster, 0).await?;
     let alone = Instant::now();
     eventually(&format!("{alone_for:?} have passed"), 2 * alone_for, async || {
         assert_eq!(traffic.lost(), 0, "after {:?}", alone.elapsed());
@@ -144,7 +121,7 @@ async fn traffic_goes_on_without_the_operator() -> Result<()> {
         Ok(())
     })
     .await?;
-    scale(2).await?;
+    scale_installed(&cluster, 2).await?;
     // A new leader works: what is applied now becomes Ready.
     namespace.apply("after", json!({"image": image})).await?;
     namespace.ready("after").await?;

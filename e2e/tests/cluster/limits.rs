@@ -16,10 +16,8 @@ async fn a_guest_is_held_to_its_time_memory_and_concurrency() -> Result<()> {
     let spec = json!({"image": image, "timeoutSeconds": 2, "concurrency": 2, "instance": {"memory": "16Mi"}});
     namespace.apply("probe", spec).await?;
     namespace.apply("neighbour", json!({"image": image})).await?;
-    namespace.ready("probe").await?;
-    namespace.ready("neighbour").await?;
-    let probe = namespace.target("probe").await?;
-    let neighbour = namespace.target("neighbour").await?;
+    let probe = namespace.answers("probe").await?;
+    let neighbour = namespace.answers("neighbour").await?;
 
     // Time: a guest that spins is ended, and nobody waits for it.
     let start = Instant::now();
@@ -29,10 +27,10 @@ async fn a_guest_is_held_to_its_time_memory_and_concurrency() -> Result<()> {
     });
     let answer = get(&neighbour, "/").await?;
     assert_eq!(answer.status, StatusCode::OK);
-    assert!(start.elapsed() < Duration::from_millis(1900), "the neighbour waited {:?}", start.elapsed());
+    assert!(!spinning.is_finished(), "the neighbour waited {:?}", start.elapsed());
     let ended = spinning.await??;
     assert_eq!(ended.status, StatusCode::GATEWAY_TIMEOUT, "{ended:?}");
-    assert!(start.elapsed() < Duration::from_secs(5), "ended after {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "ended after {:?}", start.elapsed());
 
     // Memory: what fits is given, what does not is refused, and the next request starts clean.
     assert_eq!(get(&probe, "/grow?mb=4").await?.status, StatusCode::OK);
@@ -59,8 +57,7 @@ async fn bodies_and_environment_reach_the_guest_and_files_do_not() -> Result<()>
     let namespace = cluster.namespace("e2e-host").await?;
     let image = cluster.registry.push_guest("probe", "e2e/host:1").await?;
     namespace.apply("probe", json!({"image": image, "env": [{"name": "COLOUR", "value": "blue"}]})).await?;
-    namespace.ready("probe").await?;
-    let probe = namespace.target("probe").await?;
+    let probe = namespace.answers("probe").await?;
     assert_eq!(get(&probe, "/env").await?.body.trim(), "COLOUR=blue", "its own environment and nothing else");
     let answer = post(&probe, "/echo", vec![b'x'; 300_000]).await?;
     assert_eq!((answer.status, answer.body.len()), (StatusCode::OK, 300_000));
@@ -78,7 +75,7 @@ async fn what_a_guest_says_is_logged_as_json_lines() -> Result<()> {
     let image = cluster.registry.push_guest("logger", "e2e/logs:1").await?;
     namespace.apply("logger", json!({"image": image, "capabilities": {"logging": {}}})).await?;
     let service = namespace.ready("logger").await?;
-    assert_eq!(get(&namespace.target("logger").await?, "/").await?.status, StatusCode::OK);
+    assert_eq!(get(&namespace.answers("logger").await?, "/").await?.status, StatusCode::OK);
     let node = service.status.context("a status")?.placements[0].node.clone();
     let shims = cluster.shims().await?;
     let pod = shims.iter().find(|(n, _)| *n == node).and_then(|(_, p)| p.metadata.name.clone()).context("a shim")?;

@@ -1,18 +1,20 @@
 //! A user's mistakes: each has its own reason, a sentence that says what to do and an Event; mending the object mends
 //! the service, and what served goes on serving.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use http::StatusCode;
+use anyhow::{Context, Result, ensure};
+use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Api,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
 };
-use podless_crds::ConditionType::{self, Audited, Available, Placed, Ready, Resolved};
-use podless_e2e::{COMPONENT, Cluster, Namespace, Traffic, condition, eventually, get, is};
+use podless_crds::ConditionType::{self, Audited, Available, Placed, Precompiled, Ready, Resolved};
+use podless_e2e::{COMPONENT, Cluster, Guest, Namespace, Plan, Traffic, all_serve, condition, eventually, is, soak};
 use serde_json::{Value, json};
+
+use crate::components;
 
 /// A core module with nothing in it.
 const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
@@ -28,10 +30,24 @@ fn from(source: Value) -> Value {
 
 /// kube-proxy hears of the first endpoint a moment after status does.
 async fn serves(namespace: &Namespace, name: &str) -> Result<()> {
-    let target = namespace.target(name).await?;
-    eventually(&format!("{name} answers"), Duration::from_secs(20), async || {
-        let answer = get(&target, "/").await?;
-        ensure!(answer.status == StatusCode::OK, "{answer:?}");
+    all_serve(&[namespace.target(name).await?], Duration::from_secs(60)).await
+}
+
+/// A good service under load: what others do wrong must not be felt there.
+async fn bystander(namespace: &Namespace, image: &str, most: Duration) -> Result<Traffic> {
+    namespace.apply("bystander", json!({"image": image})).await?;
+    namespace.ready("bystander").await?;
+    let plan = Plan { guest: Guest::Any, most, ..Plan::default() };
+    let traffic = Traffic::with(&namespace.target("bystander").await?, plan)?;
+    traffic.flows().await?;
+    Ok(traffic)
+}
+
+/// Waits for the Event of a reason about a service.
+async fn told(cluster: &Cluster, namespace: &Namespace, name: &str, reason: &str) -> Result<()> {
+    eventually(&format!("an Event for {name}"), Duration::from_secs(60), async || {
+        let events = cluster.events(&namespace.name, name).await?;
+        ensure!(events.iter().any(|(r, note)| r == reason && !note.is_empty()), "{events:?}");
         Ok(())
     })
     .await
@@ -46,6 +62,8 @@ async fn each_mistake_is_answered_and_mended() -> Result<()> {
     let image = async |tag: &str, layer: &[u8], media_type: &str| -> Result<serde_json::Value> {
         Ok(json!({"image": registry.push(layer, media_type, &format!("e2e/mistakes:{tag}")).await?}))
     };
+    let (corrupt, digest) = (cluster.gate("corrupt").await?, registry.digest(&good).await?);
+    let (unsupported, needs_memory) = (components::unsupported(), components::needs_memory());
     let cases: Vec<(&str, serde_json::Value, ConditionType, &str)> = vec![
         ("no-reference", json!({"image": "Not A Reference"}), Resolved, "InvalidReference"),
         ("no-image", json!({"image": registry.reference("e2e/nothing:1")}), Resolved, "ImageNotFound"),
@@ -56,6 +74,10 @@ async fn each_mistake_is_answered_and_mended() -> Result<()> {
         ("native", image("native", PRECOMPILED, COMPONENT).await?, Audited, "PrecompiledLayer"),
         ("no-http", image("no-http", &registry.guest("no-http")?, COMPONENT).await?, Audited, "NoHttpExport"),
         ("small", json!({"image": good, "instance": {"memory": "1Mi"}}), Ready, "LoadFailed"),
+        ("other-bytes", json!({"image": format!("{corrupt}/e2e/mistakes:good")}), Resolved, "DigestMismatch"),
+        ("other-manifest", json!({"image": format!("{corrupt}/e2e/mistakes@{digest}")}), Resolved, "DigestMismatch"),
+        ("unsupported", image("unsupported", &unsupported, COMPONENT).await?, Precompiled, "CompileFailed"),
+        ("needs-memory", image("memory", &needs_memory, COMPONENT).await?, Precompiled, "CompileLimit"),
         ("import", image("import", &registry.guest("logger")?, COMPONENT).await?, Audited, "ImportDenied"),
         ("unreachable", json!({"image": "127.0.0.1:9/nothing:1"}), Resolved, "RegistryUnreachable"),
         ("large", image("large", &vec![0; LARGE], COMPONENT).await?, Resolved, "TooLarge"),
@@ -77,7 +99,7 @@ async fn each_mistake_is_answered_and_mended() -> Result<()> {
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"other": "v"}});
     let secrets = Api::<Secret>::namespaced(cluster.kube.clone(), &namespace.name);
     secrets.create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
-    namespace.apply("bystander", json!({"image": good})).await?;
+    let traffic = bystander(&namespace, &good, Duration::from_secs(280)).await?;
     for (name, spec, ..) in &cases {
         namespace.apply(name, spec.clone()).await?;
     }
@@ -87,15 +109,8 @@ async fn each_mistake_is_answered_and_mended() -> Result<()> {
         let service = namespace.services().get(name).await?;
         assert!(is(&service, Ready, "False") && is(&service, Available, "False"), "{name}: {:?}", service.status);
         assert_eq!(condition(&service, Ready).map(|c| c.reason.as_str()), Some(*reason), "Ready repeats the reason");
-        eventually(&format!("an Event for {name}"), Duration::from_secs(20), async || {
-            let events = cluster.events(&namespace.name, name).await?;
-            ensure!(events.iter().any(|(r, note)| r == reason && !note.is_empty()), "{events:?}");
-            Ok(())
-        })
-        .await?;
+        told(&cluster, &namespace, name, reason).await?;
     }
-    namespace.ready("bystander").await?;
-    assert_eq!(get(&namespace.target("bystander").await?, "/").await?.status, StatusCode::OK);
 
     for (name, ..) in &cases {
         let mended = match *name {
@@ -116,6 +131,88 @@ async fn each_mistake_is_answered_and_mended() -> Result<()> {
             serves(&namespace, name).await?;
         }
     }
+    let seen = traffic.stop().await?;
+    eprintln!("beside {} mistakes: {seen}", cases.len());
+    seen.none_lost(100)?;
+    namespace.delete().await
+}
+
+/// In the long form only: the compiler may work for three minutes, and does.
+#[tokio::test]
+async fn what_takes_too_long_to_compile_is_told_so_and_holds_up_nobody_who_serves() -> Result<()> {
+    if !soak() {
+        return Ok(());
+    }
+    let cluster = Cluster::connect().await?;
+    let namespace = cluster.namespace("e2e-slow").await?;
+    let good = cluster.registry.push_guest("hello", "e2e/slow:good").await?;
+    let slow = cluster.registry.push(&components::needs_time(), COMPONENT, "e2e/slow:bad").await?;
+    let traffic = bystander(&namespace, &good, Duration::from_secs(900)).await?;
+    let start = Instant::now();
+    namespace.apply("slow", json!({"image": slow})).await?;
+    namespace.until_condition("slow", Precompiled, "Unknown", "Compiling").await?;
+    // What is compiled already does not wait for the compiler.
+    namespace.apply("bystander", json!({"image": good, "replicas": 3})).await?;
+    namespace.ready("bystander").await?;
+    let message = eventually("it is given up", Duration::from_secs(400), async || {
+        let service = namespace.services().get("slow").await?;
+        let said = condition(&service, Precompiled).filter(|c| c.status == "False").context("it is compiled still")?;
+        ensure!(said.reason == "CompileLimit", "{said:?}");
+        Ok(said.message.clone())
+    })
+    .await?;
+    eprintln!("given up after {:.0?}: {message}", start.elapsed());
+    assert!(message.contains("s of CPU time") && message.contains("make it smaller"), "{message}");
+    told(&cluster, &namespace, "slow", "CompileLimit").await?;
+    namespace.apply("slow", json!({"image": good})).await?;
+    namespace.ready("slow").await?;
+    serves(&namespace, "slow").await?;
+    let seen = traffic.stop().await?;
+    eprintln!("beside a component that takes too long: {seen}");
+    seen.none_lost(500)?;
+    namespace.delete().await
+}
+
+/// In the long form only; with an API server alone it is seen in each run, see `operator/tests/api/many.rs`.
+#[tokio::test]
+async fn five_hundred_broken_services_disturb_no_good_one() -> Result<()> {
+    const BROKEN: usize = 500;
+    if !soak() {
+        return Ok(());
+    }
+    let cluster = Cluster::connect().await?;
+    let namespace = cluster.namespace("e2e-many").await?;
+    let registry = &cluster.registry;
+    let good = registry.push_guest("hello", "e2e/many:good").await?;
+    let module = registry.push(CORE_MODULE, COMPONENT, "e2e/many:module").await?;
+    let traffic = bystander(&namespace, &good, Duration::from_secs(900)).await?;
+    let broken = |i: usize| match i % 5 {
+        0 => json!({"image": registry.reference(&format!("e2e/nothing:{i}"))}),
+        1 => json!({"image": module}),
+        2 => json!({"image": good, "nodeSelector": {"no": "such"}}),
+        3 => json!({"image": good, "env": from(json!({"configMapKeyRef": {"name": "m", "key": "k"}}))}),
+        _ => json!({"image": format!("127.0.0.1:9/nothing:{i}")}),
+    };
+    let start = Instant::now();
+    let applied = stream::iter(0..BROKEN).map(async |i| namespace.apply(&format!("broken-{i}"), broken(i)).await);
+    applied.buffer_unordered(16).try_for_each(async |_| Ok(())).await?;
+    // In the midst of them.
+    let between = Instant::now();
+    namespace.apply("good", json!({"image": good})).await?;
+    namespace.ready("good").await?;
+    serves(&namespace, "good").await?;
+    eprintln!("a good service among {BROKEN} broken ones serves after {:.1?}", between.elapsed());
+    eventually("each of them is told", Duration::from_secs(300), async || {
+        let services = namespace.services().list(&ListParams::default()).await?;
+        let told = services.iter().filter(|service| is(service, Ready, "False")).count();
+        ensure!(told == BROKEN, "{told} of {BROKEN}");
+        Ok(())
+    })
+    .await?;
+    eprintln!("{BROKEN} broken services were told so after {:.1?}", start.elapsed());
+    let seen = traffic.stop().await?;
+    eprintln!("beside them: {seen}");
+    seen.none_lost(500)?;
     namespace.delete().await
 }
 
@@ -188,9 +285,8 @@ async fn a_broken_new_image_leaves_the_old_one_serving() -> Result<()> {
     namespace.apply("hello", json!({"image": good, "replicas": 2})).await?;
     let digest = namespace.ready("hello").await?.status.and_then(|s| s.image).map(|i| i.digest);
     let target = namespace.target("hello").await?;
-    // Answered once, so that kube-proxy knows the endpoints and traffic flows from its start.
-    assert_eq!(get(&target, "/").await?.status, StatusCode::OK);
     let traffic = Traffic::start(&target)?;
+    traffic.flows().await?;
 
     namespace.apply("hello", json!({"image": bad, "replicas": 2})).await?;
     namespace.until_condition("hello", Audited, "False", "CoreModule").await?;

@@ -35,7 +35,7 @@ use crate::{
 /// Wait before the first retry; it doubles from one to the next.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Longest wait between two retries.
-const LAST_RETRY: Duration = Duration::from_secs(300);
+pub(crate) const LAST_RETRY: Duration = Duration::from_secs(300);
 
 /// Machine code in the operator's cache, open.
 #[derive(Debug)]

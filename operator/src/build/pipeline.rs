@@ -6,7 +6,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use futures::future::{BoxFuture, FutureExt};
 use kube::Client;
-use podless_artifact::{self as artifact, Grants, Options, Pipeline, RegistryOptions, seal::SealKey};
+use podless_artifact::{
+    self as artifact, Grants, Options, Pipeline, RegistryOptions,
+    seal::{SealKey, TrustedKeys},
+};
 use podless_crds::{Grant, Import, Reason};
 
 use super::{
@@ -31,6 +34,13 @@ impl Registry {
             ca_pem: ca_pem.context("the file of --registry-ca-file cannot be read")?,
         };
         Ok(Self { client, pipeline: Arc::new(Pipeline::new(options, Arc::new(key))?) })
+    }
+
+    /// From now on this key seals. What any of the trusted ones has signed in the cache need not be compiled again.
+    pub async fn use_key(&self, key: SealKey, trusted: TrustedKeys) {
+        if let Err(error) = self.pipeline.use_key(Arc::new(key), trusted).await {
+            tracing::warn!(%error, "the artifact cache cannot be signed anew: some of it will be compiled again");
+        }
     }
 }
 

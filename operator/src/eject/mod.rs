@@ -1,11 +1,13 @@
 //! Nodes that are gone without a word. In: links that are down, what the operator and other shims reach; out: the shims
-//! whose endpoints are taken away before Kubernetes has noticed. `verdict` decides and is pure; `probe` and this do IO.
+//! whose endpoints are taken away before Kubernetes has noticed. `verdict` decides, `reached` says whose word counts, and
+//! both are pure; `probe` and this do IO.
 //!
 //! Of the six seconds that this may take, the link's keep-alive has three (see `link`), two rounds of looking the rest.
 //! When the leader's own node is lost, its successor ejects nobody before its grace is over; until then what Kubernetes
 //! says of the pods counts.
 
 mod probe;
+mod reached;
 mod verdict;
 
 use std::{
@@ -20,6 +22,7 @@ use kube::runtime::reflector::Store;
 use tokio::time::{sleep, timeout};
 
 use crate::{link::Hub, metrics::Metrics, reconcile::plan::PATIENCE, schedule::stable_hash, shims::shim_pods};
+use reached::Reached;
 use verdict::{Member, Round, missed, verdict};
 
 /// The shims' admin port, as the chart sets it.
@@ -30,6 +33,8 @@ const ANSWER: Duration = Duration::from_millis(750);
 const WAY: Duration = Duration::from_millis(250);
 /// Between two rounds.
 const PAUSE: Duration = Duration::from_millis(250);
+/// Between two looks at shims that are there and that nobody has reached yet: what forbids it may be mended.
+const AGAIN: Duration = Duration::from_secs(30);
 /// Peers that are asked about one shim.
 const PEERS: usize = 2;
 /// Shims that are looked at at once.
@@ -48,26 +53,35 @@ pub struct Eject {
 }
 
 impl Eject {
-    /// Watches for as long as this replica leads. In the grace after a takeover shims are still to connect: that they
-    /// have not says nothing.
+    /// Watches for as long as this replica leads. Who is there is looked at once, so that it is known who can be reached
+    /// at all. In the grace after a takeover shims are still to connect: that they have not says nothing.
     pub async fn watch(self) -> std::convert::Infallible {
-        sleep(PATIENCE.saturating_sub(self.leading_since.elapsed())).await;
         let mut members = self.hub.members();
-        let mut misses = HashMap::new();
+        let (mut misses, mut reached, mut unreached) = (HashMap::new(), Reached::default(), 0);
         loop {
             members.mark_unchanged();
-            let all = self.members();
-            if all.iter().all(|m| m.connected) {
-                misses.clear();
-                self.judge(&all, &misses);
-                // The sender lives in the hub: this cannot fail.
-                let _ = members.changed().await;
-                continue;
-            }
-            self.look(&all, &mut misses).await;
+            let grace = PATIENCE.saturating_sub(self.leading_since.elapsed());
+            let mut all = self.members();
+            reached.retain(&all);
+            all.retain(|m| m.connected || grace.is_zero());
+            self.look(&all, &mut misses, &mut reached).await;
             // Some have connected meanwhile.
             self.judge(&self.members(), &misses);
-            sleep(PAUSE).await;
+            let before = std::mem::replace(&mut unreached, out_of_reach(&all, &reached));
+            if unreached > before {
+                tracing::warn!(
+                    shims = unreached,
+                    "the operator, or other shims, cannot reach the admin port of some shims: if their nodes are lost, \
+                     Kubernetes has to notice; let port {ADMIN_PORT} through"
+                );
+            }
+            if all.iter().any(|m| !m.connected) {
+                sleep(PAUSE).await;
+            } else {
+                let wait = if grace.is_zero() { AGAIN } else { AGAIN.min(grace) };
+                // The sender lives in the hub: this ends by time or by a change.
+                let _ = timeout(wait, members.changed()).await;
+            }
         }
     }
 
@@ -81,6 +95,7 @@ impl Eject {
                 let shim = sessions.shims().get(&pod.uid);
                 Member {
                     connected: shim.is_some_and(|shim| shim.connected),
+                    met: shim.is_some(),
                     silent_since: shim.map_or(self.leading_since, |shim| shim.since),
                     ejected: sessions.is_ejected(&pod.uid),
                     pod_uid: pod.uid,
@@ -91,15 +106,18 @@ impl Eject {
             .collect()
     }
 
-    /// One round: everyone who is silent is looked for by the operator and by two who are not.
-    async fn look(&self, all: &[Member], misses: &mut HashMap<String, u32>) {
+    /// One round: everyone who is silent, or was never reached, is looked for by the operator and by two who are not.
+    async fn look(&self, all: &[Member], misses: &mut HashMap<String, u32>, reached: &mut Reached) {
         misses.retain(|uid, _| all.iter().any(|m| m.pod_uid == *uid && !m.connected));
-        let silent = all.iter().filter(|m| !m.connected);
-        let rounds = stream::iter(silent).map(move |m| async move { (m, self.look_for(m, &peers(m, all)).await) });
+        let whom: Vec<_> = all.iter().filter(|m| !m.connected || !reached.by_both(&m.pod_uid)).collect();
+        let rounds = stream::iter(whom).map(move |m| async move { (m, self.look_for(m, &peers(m, all)).await) });
         let rounds: Vec<_> = rounds.buffer_unordered(CONCURRENT).collect().await;
         for (member, round) in rounds {
-            let count = misses.entry(member.pod_uid.clone()).or_default();
-            *count = missed(*count, &round);
+            reached.learn(&member.pod_uid, &round);
+            if !member.connected {
+                let count = misses.entry(member.pod_uid.clone()).or_default();
+                *count = missed(*count, &round, reached.counts(member));
+            }
         }
     }
 
@@ -132,6 +150,12 @@ impl Eject {
             self.hub.membership_changed();
         }
     }
+}
+
+/// How many shims are there that the operator or those it asks have never reached.
+fn out_of_reach(all: &[Member], reached: &Reached) -> usize {
+    let out = |m: &&Member| m.connected && !reached.by_both(&m.pod_uid) && !peers(m, all).is_empty();
+    all.iter().filter(out).count()
 }
 
 /// Who is asked about a shim: connected ones on other nodes, by chance that is the same each time.

@@ -22,6 +22,8 @@ pub(super) struct Member {
     pub(super) ip: String,
     /// Its link is up.
     pub(super) connected: bool,
+    /// Its link to this leader is or was up.
+    pub(super) met: bool,
     /// Since when its link is down, if it is.
     pub(super) silent_since: Instant,
     /// It is ejected already.
@@ -37,12 +39,13 @@ pub(super) struct Round {
     pub(super) peers: Vec<bool>,
 }
 
-/// In how many rounds in a row nobody has reached it, after one more. A round in which no peer had a word does not count.
-pub(super) fn missed(before: u32, round: &Round) -> u32 {
+/// In how many rounds in a row nobody has reached it, after one more. A round in which no peer had a word does not count,
+/// nor does one that says nothing; see `reached`.
+pub(super) fn missed(before: u32, round: &Round, counts: bool) -> u32 {
     match round {
         Round { own: true, .. } => 0,
         Round { peers, .. } if peers.contains(&true) => 0,
-        Round { peers, .. } if peers.is_empty() => before,
+        Round { peers, .. } if peers.is_empty() || !counts => before,
         Round { .. } => before.saturating_add(1),
     }
 }
@@ -83,6 +86,7 @@ mod tests {
             node: format!("n{node}"),
             ip: "10.0.0.1".into(),
             connected,
+            met: true,
             silent_since: start + Duration::from_millis(10_000 - silent),
             ejected,
         }
@@ -140,10 +144,13 @@ mod tests {
     #[test]
     fn a_round_counts_when_a_peer_had_a_word_and_any_answer_begins_anew() {
         let round = |own, peers: &[bool]| Round { own, peers: peers.to_vec() };
-        assert_eq!(missed(1, &round(false, &[false])), 2);
-        assert_eq!(missed(1, &round(false, &[false, false])), 2);
-        assert_eq!(missed(1, &round(false, &[])), 1, "nobody else was asked");
-        assert_eq!(missed(5, &round(false, &[false, true])), 0);
-        assert_eq!(missed(5, &round(true, &[false])), 0);
+        assert_eq!(missed(1, &round(false, &[false]), true), 2);
+        assert_eq!(missed(1, &round(false, &[false, false]), true), 2);
+        assert_eq!(missed(1, &round(false, &[false]), false), 1, "they may not reach it at all");
+        assert_eq!(missed(1, &round(false, &[]), true), 1, "nobody else was asked");
+        for counts in [true, false] {
+            assert_eq!(missed(5, &round(false, &[false, true]), counts), 0);
+            assert_eq!(missed(5, &round(true, &[false]), counts), 0);
+        }
     }
 }

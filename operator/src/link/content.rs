@@ -68,6 +68,7 @@ impl Content {
             }),
             instance_memory: self.instance_memory,
             timeout_millis: self.timeout_millis,
+            parked: false,
         }
     }
 }
@@ -83,8 +84,12 @@ pub struct Assigned {
     pub port: u16,
     /// What is served.
     pub content: Arc<Content>,
+    /// Name of exactly this: content, port and places.
+    pub fingerprint: String,
     /// Replicas by node.
     pub replicas: BTreeMap<String, u32>,
+    /// It is scaled to zero: the first request loads it.
+    pub parked: bool,
     /// Requests in flight by the uid of the shim's pod: who is not in here is not told.
     pub budgets: BTreeMap<String, u32>,
 }

@@ -27,7 +27,7 @@ use tonic::{
     transport::{Identity as Certificate, ServerTlsConfig},
 };
 
-use crate::{metrics::Metrics, trust::Signing, wake::Wake};
+use crate::{autoscale::Autoscale, metrics::Metrics, trust::Signing, wake::Wake};
 use auth::{AuthError, Authenticator, from_its_pod};
 use sessions::Sessions;
 
@@ -48,6 +48,8 @@ pub struct Hub {
     pub wake: Wake,
     /// Signs assignments.
     pub signing: Arc<Signing>,
+    /// How many replicas services should have, by what shims count.
+    pub autoscale: Autoscale,
     members: watch::Sender<u64>,
 }
 
@@ -61,7 +63,8 @@ impl Hub {
         signing: Arc<Signing>,
     ) -> Self {
         let sessions = Mutex::new(Sessions::new(fingerprint));
-        Self { sessions, services, ready, wake, signing, members: watch::Sender::new(0) }
+        let autoscale = Autoscale::default();
+        Self { sessions, services, ready, wake, signing, autoscale, members: watch::Sender::new(0) }
     }
 
     /// Everything about shims. Not to be held over an await.
@@ -127,7 +130,7 @@ impl Link for Server {
         let from = request.remote_addr();
         let identity = self.auth.identify(request.metadata()).await.map_err(|error| self.refuse(error))?;
         from_its_pod(&identity, from).map_err(|error| self.refuse(error))?;
-        session::serve(self.hub.clone(), identity, request.into_inner()).await.map(Response::new)
+        session::serve(self.hub.clone(), self.metrics.clone(), identity, request.into_inner()).await.map(Response::new)
     }
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {

@@ -14,8 +14,10 @@ use tonic::{Status, Streaming};
 use super::{
     Hub,
     auth::Identity,
-    sessions::{Next, SessionKey},
+    content::Assigned,
+    sessions::{HIGHEST_BELIEVED, Next, SessionKey},
 };
+use crate::metrics::Metrics;
 
 /// How long a shim may take to say Hello.
 const HELLO: Duration = Duration::from_secs(10);
@@ -27,6 +29,7 @@ const AHEAD: usize = 16;
 /// Waits for Hello, then serves the stream in a task of its own.
 pub async fn serve(
     hub: Arc<Hub>,
+    metrics: Metrics,
     identity: Identity,
     mut inbound: Streaming<v1::FromShim>,
 ) -> Result<ReceiverStream<Result<v1::ToShim, Status>>, Status> {
@@ -37,6 +40,11 @@ pub async fn serve(
         return Err(Status::invalid_argument("the first message must be Hello"));
     };
     tracing::info!(node = identity.node, pod = identity.pod_name, known = hello.known.len(), "a shim has connected");
+    let beyond = hello.known.iter().filter(|known| known.generation > HIGHEST_BELIEVED).count();
+    if beyond > 0 {
+        metrics.overclaimed(beyond);
+        tracing::warn!(node = identity.node, beyond, "a shim says that it has generations that nobody can have made");
+    }
     let services = hub.service_uids();
     let (key, notify) = hub.sessions().open(identity.clone(), hello, services, Instant::now());
     hub.membership_changed();
@@ -44,7 +52,7 @@ pub async fn serve(
     let (tx, rx) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
         let ended = tokio::select! {
-            ended = receive(&hub, &key, inbound) => ended,
+            ended = receive(&hub, &metrics, &key, inbound) => ended,
             ended = send(&hub, &key, &notify, &tx) => ended,
         };
         hub.sessions().close(&key, Instant::now());
@@ -57,7 +65,7 @@ pub async fn serve(
     Ok(ReceiverStream::new(rx))
 }
 
-async fn receive(hub: &Hub, key: &SessionKey, mut inbound: Streaming<v1::FromShim>) -> String {
+async fn receive(hub: &Hub, metrics: &Metrics, key: &SessionKey, mut inbound: Streaming<v1::FromShim>) -> String {
     loop {
         let body = match inbound.message().await {
             Ok(Some(message)) => message.body,
@@ -70,13 +78,19 @@ async fn receive(hub: &Hub, key: &SessionKey, mut inbound: Streaming<v1::FromShi
                     tracing::warn!(service = ack.service_uid, reason = failed.reason, "a shim cannot load a service");
                 }
                 let assigned = hub.sessions().assigned(&ack.service_uid);
-                hub.sessions().ack(key, ack, Instant::now());
+                let (service, claimed) = (ack.service_uid.clone(), ack.generation);
+                if hub.sessions().ack(key, ack, Instant::now()) {
+                    metrics.overclaimed(1);
+                    let pod = &key.pod_uid;
+                    tracing::warn!(pod, service, claimed, "a shim acknowledges a generation that it was not told");
+                }
                 if let Some(assigned) = assigned {
                     hub.wake.one(&assigned.service);
                 }
             }
             Some(v1::from_shim::Body::Report(report)) => hub.sessions().report(key, report),
             Some(v1::from_shim::Body::ProbeResult(result)) => hub.sessions().answered(key, result),
+            Some(v1::from_shim::Body::Load(load)) => hub.autoscale.loaded(&key.pod_uid, &load, Instant::now()),
             // Said once already, or something that a newer shim has to say.
             Some(v1::from_shim::Body::Hello(_)) | None => {}
         }
@@ -105,8 +119,9 @@ async fn send(hub: &Hub, key: &SessionKey, notify: &Notify, tx: &mpsc::Sender<Re
 fn encode(hub: &Hub, next: Next) -> v1::ToShim {
     let body = match next {
         Next::Assign(assigned, budget) => {
-            let assignment = assigned.content.assignment(&assigned.service, assigned.generation, assigned.port, budget);
-            let assignment = assignment.encode_to_vec();
+            let Assigned { service, generation, port, content, parked, .. } = &*assigned;
+            let assignment = content.assignment(service, *generation, *port, budget);
+            let assignment = v1::Assignment { parked: *parked, ..assignment }.encode_to_vec();
             let signature = hub.signing.key().sign(ASSIGNMENT_CONTEXT, &assignment).to_vec();
             v1::to_shim::Body::Assign(v1::Assign { assignment, signature })
         }

@@ -16,6 +16,8 @@ use tokio::sync::watch;
 
 use crate::{reconcile::quantity, said, wake::Wake};
 
+/// The label that names a node's zone.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
 /// Taint of a Node that was cordoned.
 pub const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 /// Taints that say how a Node is. The pods of a DaemonSet, which services live in, tolerate them by themselves, and who

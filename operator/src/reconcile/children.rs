@@ -53,7 +53,9 @@ impl Recorded {
     /// What the service takes of each node.
     pub fn loads(&self) -> BTreeMap<String, Cost> {
         let each = Cost { slots: 0, cpu_millis: self.cpu_millis, memory: self.memory };
-        let load = |n: &RecordedNode| Cost { slots: u64::from(n.budget), ..each.times(n.replicas) };
+        // Who has no replica somewhere may still be let in there, but nobody counts on it.
+        let slots = |n: &RecordedNode| if n.replicas > 0 { u64::from(n.budget) } else { 0 };
+        let load = |n: &RecordedNode| Cost { slots: slots(n), ..each.times(n.replicas) };
         self.nodes.iter().map(|(node, n)| (node.clone(), load(n))).collect()
     }
 }
@@ -150,6 +152,8 @@ pub fn service_object(owner: &WasmService, port: u16) -> core::Service {
 pub struct Target {
     /// Node of the shim.
     pub node: String,
+    /// Zone of that node, if it has one.
+    pub zone: Option<String>,
     /// Uid of its pod.
     pub pod_uid: String,
     /// Name of its pod.
@@ -181,6 +185,7 @@ pub fn slice_object(
             terminating: Some(target.terminating),
         }),
         node_name: Some(target.node.clone()),
+        zone: target.zone.clone(),
         target_ref: Some(core::ObjectReference {
             kind: Some("Pod".to_owned()),
             name: Some(target.pod_name.clone()),

@@ -153,10 +153,13 @@ fn placed(outcome: &Outcome<'_>, old: &[Condition], generation: i64) -> Verdict 
     if let Some(message) = &facts.env {
         return verdict(kind, Status::False, Reason::EnvInvalid, message.clone());
     }
-    let Facts { wanted, places, short, usable_shims, patience, placeable, .. } = facts;
+    let Facts { wanted, parked, places, short, usable_shims, patience, placeable, .. } = facts;
     let total: u32 = places.iter().map(|p| p.replicas).sum();
     let nodes = count(places.len() as u32, "node");
-    if *wanted == 0 && total == 0 && (!places.is_empty() || *placeable && patience.is_zero()) {
+    if *parked && !places.is_empty() && short.is_none() {
+        return verdict(kind, Status::True, Reason::Done, format!("parked: {nodes} wait for the first request"));
+    }
+    if *wanted == 0 && !parked && total == 0 && (!places.is_empty() || *placeable && patience.is_zero()) {
         return verdict(kind, Status::True, Reason::Done, format!("stopped: {nodes} answer that it is"));
     }
     if short.is_none() && !places.is_empty() && total >= *wanted {
@@ -191,13 +194,14 @@ fn serving(outcome: &Outcome<'_>, before: &[Verdict], old: &[Condition], generat
             return (available, verdict(Ready, status, *reason, message.clone()));
         }
     };
-    let Facts { wanted, places, endpoints, endpoints_current, failures, .. } = facts;
+    let Facts { wanted, parked, places, endpoints, endpoints_current, failures, .. } = facts;
     let replicas: u32 = places.iter().map(|p| p.replicas).sum();
     let current: u32 = places.iter().filter(|p| p.current).map(|p| p.replicas).sum();
     let shims = count(*endpoints as u32, "shim");
     let stopped = "spec.replicas is 0: every request is answered 503";
+    let waits = format!("scaled to zero: the first request to any of {shims} loads it");
     let available = match (*endpoints, *endpoints_current) {
-        _ if *wanted == 0 => verdict(Available, Status::False, Reason::Stopped, stopped),
+        _ if *wanted == 0 && !parked => verdict(Available, Status::False, Reason::Stopped, stopped),
         (0, _) => verdict(Available, Status::False, Reason::NothingServes, "no shim serves it"),
         (_, false) => verdict(
             Available,
@@ -205,14 +209,18 @@ fn serving(outcome: &Outcome<'_>, before: &[Verdict], old: &[Condition], generat
             Reason::EarlierGeneration,
             format!("an earlier generation serves on {shims}"),
         ),
+        _ if *parked => verdict(Available, Status::True, Reason::Parked, waits.clone()),
         _ => verdict(Available, Status::True, Reason::Serving, format!("serves on {shims}")),
     };
     let step = |status| before.iter().find(|v| v.status == status);
     let unplaced = before.iter().find(|v| v.kind == ConditionType::Placed && v.status == Status::False);
     let progress = format!("{current} of {} serve generation {generation}", count(replicas, "replica"));
     let serves = *wanted > 0 && replicas > 0 && current == replicas && *endpoints > 0;
+    let rests = *parked && !places.is_empty() && places.iter().all(|p| p.current) && *endpoints > 0;
     let ready = if let Some(step) = unplaced {
         verdict(Ready, Status::False, step.reason, step.message.clone())
+    } else if rests {
+        verdict(Ready, Status::True, Reason::Parked, waits)
     } else if serves {
         verdict(Ready, Status::True, Reason::Serving, progress)
     } else if let Some(step) = step(Status::False) {
@@ -222,7 +230,7 @@ fn serving(outcome: &Outcome<'_>, before: &[Verdict], old: &[Condition], generat
         verdict(Ready, Status::False, Reason::LoadFailed, format!("node {node}{more}: {message}"))
     } else if let Some(step) = step(Status::Unknown) {
         verdict(Ready, Status::Unknown, step.reason, step.message.clone())
-    } else if *wanted == 0 && places.iter().all(|p| p.current) {
+    } else if *wanted == 0 && !parked && places.iter().all(|p| p.current) {
         verdict(Ready, Status::True, Reason::Stopped, stopped)
     } else {
         verdict(Ready, Status::Unknown, Reason::Loading, progress)

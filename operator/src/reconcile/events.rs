@@ -1,12 +1,14 @@
 //! Events on a service: one when something turns, none while it stays. In: the conditions before and after; out: what
 //! to publish. Pure, but for `publish`.
 
+use std::cmp::Ordering;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Resource,
     runtime::events::{Event, EventType, Recorder},
 };
-use podless_crds::{ConditionType, Reason, WasmService};
+use podless_crds::{ConditionType, Reason, WasmService, WasmServiceStatus};
 
 use crate::said;
 
@@ -18,11 +20,11 @@ const NOTE: usize = 1024;
 pub struct Notice {
     /// Whether somebody has to act.
     pub warning: bool,
-    /// The reason of the condition.
+    /// The stable name.
     pub reason: String,
-    /// Its sentence.
+    /// The sentence.
     pub message: String,
-    /// Its type.
+    /// The condition's type, or what was done.
     pub about: String,
 }
 
@@ -57,6 +59,19 @@ pub fn notices(old: &[Condition], new: &[Condition]) -> Vec<Notice> {
     all
 }
 
+/// The number of replicas was changed by the load. That there are none is told by Ready.
+pub fn scaled(old: Option<&WasmServiceStatus>, new: &WasmServiceStatus) -> Option<Notice> {
+    let (from, to) = (old?.desired_replicas?, new.desired_replicas?);
+    let why = &new.scaling.as_ref()?.reason;
+    let reason = match from.cmp(&to) {
+        Ordering::Less => Reason::ScaledUp,
+        Ordering::Greater if to > 0 => Reason::ScaledDown,
+        _ => return None,
+    };
+    let message = format!("from {from} to {to} replicas: {why}");
+    Some(Notice { warning: false, reason: reason.as_str().to_owned(), message, about: "Scale".to_owned() })
+}
+
 /// Publishes; an Event that is lost is only logged.
 pub async fn publish(recorder: &Recorder, service: &WasmService, notices: Vec<Notice>) {
     for Notice { warning, reason, mut message, about } in notices {
@@ -74,6 +89,7 @@ pub async fn publish(recorder: &Recorder, service: &WasmService, notices: Vec<No
 #[cfg(test)]
 mod tests {
     use super::*;
+    use podless_crds::{MetricType, ScalingMode, ScalingStatus};
     use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
     fn conditions(all: &[(&str, &str, &str)]) -> Vec<Condition> {
@@ -92,6 +108,30 @@ mod tests {
         let notices = notices(&conditions(old), &conditions(new));
         let got: Vec<_> = notices.iter().map(|n| (n.warning, n.reason.as_str())).collect();
         assert_eq!(got, want, "{old:?} → {new:?}");
+    }
+
+    #[test]
+    fn changes_of_the_number_are_told() {
+        let status = |desired: i32, scales: bool| WasmServiceStatus {
+            desired_replicas: Some(desired),
+            scaling: scales.then(|| ScalingStatus {
+                mode: ScalingMode::Stable,
+                metric: MetricType::Concurrency,
+                current: "300".into(),
+                target: "70".into(),
+                reason: "300 requests".into(),
+                last_scale_time: None,
+            }),
+            ..Default::default()
+        };
+        let told = |from, to, scales| scaled(Some(&status(from, scales)), &status(to, scales));
+        let notice = told(0, 5, true).expect("news");
+        assert_eq!((&*notice.reason, &*notice.message), ("ScaledUp", "from 0 to 5 replicas: 300 requests"));
+        assert_eq!(told(5, 2, true).expect("news").reason, "ScaledDown");
+        assert_eq!(told(5, 5, true), None);
+        assert_eq!(told(5, 0, true), None, "Ready tells");
+        assert_eq!(told(1, 2, false), None, "a user has done it");
+        assert_eq!(scaled(None, &status(3, true)), None);
     }
 
     #[test]

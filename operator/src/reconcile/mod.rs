@@ -5,8 +5,10 @@
 pub mod apply;
 pub mod children;
 pub mod conditions;
+pub mod demand;
 pub mod env;
 pub mod events;
+pub mod failures;
 pub mod lanes;
 pub mod measured;
 pub mod observe;
@@ -19,7 +21,6 @@ pub mod views;
 mod tests;
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -34,7 +35,7 @@ use podless_crds::{FIELD_MANAGER, Reason, WasmService, WasmServiceStatus};
 use serde_json::json;
 
 use crate::{
-    build::{Builds, backoff},
+    build::{Builds, LAST_RETRY},
     ledger::Ledger,
     link::Hub,
     metrics::Metrics,
@@ -42,9 +43,11 @@ use crate::{
     said,
     wake::ServiceRef,
 };
+use apply::Applied;
+use failures::Failures;
 use lanes::Lanes;
 use observe::Observed;
-use plan::{Facts, Plan, Rejected, Settings, plan};
+use plan::{Facts, Plan, Rejected, Settings, Settled, plan, resealed, settled};
 use status_of::{Outcome, status_of};
 
 /// A full pass over everything repairs what no watch has told.
@@ -53,6 +56,10 @@ const REPAIR: Duration = Duration::from_secs(600);
 const RELOAD: Duration = Duration::from_secs(60);
 /// Nobody tells when other services have made room.
 const ROOM: Duration = Duration::from_secs(15);
+/// How long a joining shim waits for what the shim that it replaces serves and cannot be made for now. In this time what
+/// may pass by itself has been tried again twice at least. Waiting loses nothing, for the other serves on; but one broken
+/// service must not stop a rollout for good.
+const HOLD: Duration = LAST_RETRY.saturating_mul(2);
 
 /// What every reconcile needs.
 pub struct Context {
@@ -78,8 +85,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Whose turn it is.
     pub lanes: Lanes,
-    /// How often a service has failed in a row, by its uid.
-    pub failures: Mutex<HashMap<String, u32>>,
+    /// How often each service has failed in a row.
+    pub failures: Arc<Failures>,
 }
 
 /// Why a reconcile has to be tried again.
@@ -126,29 +133,16 @@ pub async fn reconcile(service: Arc<WasmService>, context: Arc<Context>) -> Resu
 
 /// What to do after an error.
 pub fn on_error(service: Arc<WasmService>, error: &ReconcileError, context: Arc<Context>) -> Action {
-    if error.is_conflict() {
-        return Action::requeue(Duration::from_millis(200));
+    if !error.is_conflict() {
+        tracing::warn!(%error, namespace = service.namespace(), service = service.name_any(), "will be reconciled again");
     }
-    tracing::warn!(%error, namespace = service.namespace(), service = service.name_any(), "will be reconciled again");
-    Action::requeue(context.next_wait(&service.uid().unwrap_or_default()))
+    Action::requeue(context.failures.next_wait(&service.uid().unwrap_or_default()))
 }
 
 impl Context {
     /// What each service has been given. Not to be held over an await.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How long to wait after one more failure of this service.
-    fn next_wait(&self, uid: &str) -> Duration {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let attempt = failures.entry(uid.to_owned()).or_default();
-        *attempt += 1;
-        backoff(uid, *attempt - 1)
-    }
-
-    fn succeeded(&self, uid: &str) {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 }
 
@@ -159,17 +153,21 @@ async fn one(service: Arc<WasmService>, context: &Context) -> Result<(Action, &'
     }
     context.hub.sessions().retry_failed(&id.uid, Instant::now(), RELOAD);
     let observed = observe::observe(service, &id, context).await?;
-    let applied = match planned(&observed, context) {
+    let (applied, failed) = match planned(&observed, context) {
         Ok(plan) => match apply::apply(plan, &observed, context).await {
-            Ok(applied) => Ok(applied),
+            Ok(applied) => (Ok(applied), false),
             Err(error) if namespace_ends(&error) => return Ok((Action::await_change(), "deleting")),
-            Err(error) => Err(refused(&error, &id, context).ok_or(error)?),
+            Err(error) => (Err(refused(&error, &id, context).ok_or(error)?), true),
         },
-        Err(rejected) => Err(rejected),
+        Err(rejected) => {
+            if let Some(assigned) = resealed(&observed) {
+                context.hub.sessions().assign(assigned);
+            }
+            (Err(rejected), false)
+        }
     };
-    let (outcome, again, label, unsettled) = match &applied {
+    let (outcome, mut again, label) = match &applied {
         Ok(applied) => {
-            context.succeeded(&id.uid);
             let facts = applied.facts();
             let again = match facts {
                 // Then it can be said that there is none.
@@ -182,15 +180,27 @@ async fn one(service: Arc<WasmService>, context: &Context) -> Result<(Action, &'
                 Facts { failures, .. } if failures.is_empty() => REPAIR,
                 _ => RELOAD,
             };
-            (Outcome::Applied(applied), again, "done", applied.facts().unsettled)
+            (Outcome::Applied(applied), again, "done")
         }
-        Err(rejected) => (Outcome::Rejected(rejected), rejected.again, "rejected", false),
+        Err(rejected) => (Outcome::Rejected(rejected), rejected.again, "rejected"),
     };
-    if !unsettled {
-        context.hub.sessions().settle(&id.uid, observed.epoch);
+    match settled(&observed, applied.as_ref().map(Applied::facts)) {
+        Settled::Yes => context.hub.sessions().settle(&id.uid, observed.epoch),
+        Settled::Making => {}
+        Settled::Stuck(nodes) => {
+            let left = context.hub.sessions().hold(&id.uid, observed.epoch, &nodes, HOLD, Instant::now());
+            if let Some(left) = left {
+                let (namespace, service) = (&id.namespace, &id.name);
+                tracing::warn!(namespace, service, ?left, "cannot be made for now: shims that join wait for it");
+                again = again.min(left);
+            }
+        }
     }
     if let Some(status) = status_of(&observed, &outcome, &context.settings, &Time(Timestamp::now())) {
         write_status(&observed.service, status, context).await?;
+    }
+    if !failed {
+        context.failures.succeeded(&id.uid);
     }
     Ok((Action::requeue(again), label))
 }
@@ -216,7 +226,7 @@ fn refused(error: &kube::Error, id: &ServiceRef, context: &Context) -> Option<Re
     refusal(error).map(|said| Rejected {
         reason: Reason::InternalError,
         message: format!("the API server refuses what this object needs, and is asked again: {said}"),
-        again: context.next_wait(&id.uid),
+        again: context.failures.next_wait(&id.uid),
     })
 }
 
@@ -233,8 +243,10 @@ async fn write_status(service: &WasmService, status: WasmServiceStatus, context:
     let api = Api::<WasmService>::namespaced(context.client.clone(), &namespace);
     api.patch_status(&name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&body)).await?;
     context.metrics.status_written();
-    let old = service.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
-    events::publish(&context.recorder, service, events::notices(old, &status.conditions)).await;
+    let old = service.status.as_ref();
+    let turned = events::notices(old.map(|s| s.conditions.as_slice()).unwrap_or_default(), &status.conditions);
+    let notices = events::scaled(old, &status).into_iter().chain(turned).collect();
+    events::publish(&context.recorder, service, notices).await;
     Ok(())
 }
 

@@ -11,7 +11,8 @@ use podless_crds::WasmService;
 
 use super::{
     Context,
-    children::{Child, slice_name},
+    children::{Child, recorded, slice_name},
+    demand::Demand,
     env::{self, Env, EnvError},
     measured::{Measured, measure},
     plan::PATIENCE,
@@ -52,6 +53,8 @@ pub struct Observed {
     pub env: Result<Env, EnvError>,
     /// What the shims have measured.
     pub measured: Measured,
+    /// How many replicas there should be.
+    pub demand: Demand,
     /// How much longer shims may take to connect to a new leader.
     pub patience: Duration,
     /// Which shims were in view; see `Sessions::settle`.
@@ -71,6 +74,9 @@ pub async fn observe(service: Arc<WasmService>, id: &ServiceRef, context: &Conte
     let pods = shim_pods(&context.pods);
     let sessions = context.hub.sessions();
     let assigned = sessions.assigned(&id.uid);
+    // A new leader goes on from what is placed.
+    let placed = slice.as_ref().and_then(recorded).map_or(0, |record| record.nodes.values().map(|n| n.replicas).sum());
+    let decided = context.hub.autoscale.desired(&id.uid, &service.spec, placed, Instant::now());
     // A key that was read can always seal; if not, what is assigned stays as it is.
     let refreshed = |a: &Arc<Assigned>| context.hub.signing.refresh(&a.content).unwrap_or_else(|_| a.content.clone());
     Ok(Observed {
@@ -83,6 +89,7 @@ pub async fn observe(service: Arc<WasmService>, id: &ServiceRef, context: &Conte
         shims: views(&sessions, &pods, &id.uid, context.leading_since, Instant::now()),
         nodes: context.nodes.all(),
         env: env::resolve(&service.spec.revision.env, &found),
+        demand: Demand::of(&service.spec, decided),
         measured: sessions.reports_of(&id.uid).map(|reports| measure(&reports)).unwrap_or_default(),
         patience: PATIENCE.saturating_sub(context.leading_since.elapsed()),
         epoch: sessions.epoch(),

@@ -2,11 +2,12 @@
 //! status, or `None` when it would say nothing new. Pure: the time is an argument.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use podless_crds::{Artifact, PlacementStatus, SERVICE_LABEL, WasmServiceStatus, set_condition};
+use podless_crds::{Artifact, PlacementStatus, SERVICE_LABEL, ScalingStatus, WasmServiceStatus, set_condition};
 
 use super::{
     apply::Applied,
     conditions::verdicts,
+    demand::Demand,
     measured::Measured,
     observe::Observed,
     plan::{Rejected, Settings},
@@ -36,6 +37,8 @@ pub fn status_of(o: &Observed, outcome: &Outcome<'_>, settings: &Settings, now: 
     new.observed_generation = Some(generation);
     new.url = Some(format!("http://{}.{}.svc.{}", o.id.name, o.id.namespace, settings.cluster_domain));
     new.selector = Some(format!("{SERVICE_LABEL}={}", o.id.name));
+    new.desired_replicas = Some(i32::try_from(o.demand.wanted()).unwrap_or(i32::MAX));
+    new.scaling = scaling(&o.demand, new.desired_replicas, &old, now);
     if let BuildState::Ready(built) = &o.build {
         new.imports = built.imports.clone();
         new.artifacts = vec![artifact(built, &old.artifacts)];
@@ -50,7 +53,7 @@ pub fn status_of(o: &Observed, outcome: &Outcome<'_>, settings: &Settings, now: 
             i32::try_from(replicas).unwrap_or(i32::MAX)
         };
         (new.replicas, new.ready_replicas) = (sum(false), sum(true));
-        let places = facts.places.iter().filter(|p| p.replicas > 0).take(TOP).map(|p| PlacementStatus {
+        let places = facts.places.iter().filter(|p| p.replicas > 0 || facts.parked).take(TOP).map(|p| PlacementStatus {
             node: p.node.clone(),
             replicas: i32::try_from(p.replicas).unwrap_or(i32::MAX),
             ready: p.current,
@@ -64,6 +67,21 @@ pub fn status_of(o: &Observed, outcome: &Outcome<'_>, settings: &Settings, now: 
         (new.instances, new.density, new.cold_start) = (instances, density, cold_start);
     }
     (new != old).then_some(new)
+}
+
+/// What was decided, with the figures by which it was: they move with each request, and are written with a decision.
+fn scaling(demand: &Demand, desired: Option<i32>, old: &WasmServiceStatus, now: &Time) -> Option<ScalingStatus> {
+    let Demand::Scaled(scaling, decision) = demand else { return None };
+    let (same, written) = (old.desired_replicas == desired, old.scaling.as_ref());
+    let since = match same || old.desired_replicas.is_none() {
+        true => written.and_then(|old| old.last_scale_time.clone()),
+        false => Some(now.clone()),
+    };
+    let new = decision.status(scaling, since);
+    let holds = |old: &&ScalingStatus| {
+        same && (old.mode, old.metric, &old.target) == (new.mode, new.metric, &new.target)
+    };
+    Some(written.filter(holds).cloned().unwrap_or(new))
 }
 
 /// The artifact. A new leader that has compiled the same again has no news: it took as long as it took the first time.

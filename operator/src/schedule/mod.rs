@@ -2,9 +2,10 @@
 //! been given there, what is placed now; out: what should be placed, and why not all. Pure: the same input gives the
 //! same answer.
 //!
-//! `fit` says how much room each node has, `spread` uses it evenly and with the least movement, `loads` remembers what
-//! was given. A replica moves only when the spread, the service's own constraints or a node that changed demand it.
+//! `fit` says how much room each node has, `spread` uses it evenly and with the least movement, `activation` says where
+//! nothing waits for its first request, `loads` remembers what was given. A replica moves only when the spread, the service's own constraints or a node that changed demand it.
 
+mod activation;
 mod fit;
 mod loads;
 mod spread;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use podless_crds::Toleration;
 use sha2::{Digest, Sha256};
 
+pub use activation::activation_set;
 pub use fit::Misfit;
 pub use loads::{Cost, Loads};
 use spread::{Room, spread};

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use podless_artifact::seal::{SealError, SealKey};
+use podless_artifact::seal::{SealError, SealKey, TrustedKeys};
 use rcgen::KeyPair;
 use rustls::{
     RootCertStore,
@@ -161,6 +161,11 @@ impl Keys {
         self.seal.bundle()
     }
 
+    /// The same, to verify with.
+    pub fn trusted_seals(&self) -> Result<TrustedKeys, KeyError> {
+        Ok(TrustedKeys::from_pem(&self.seals())?)
+    }
+
     /// The key that seals artifacts and signs assignments.
     pub fn seal_key(&self) -> Result<SealKey, KeyError> {
         Ok(SealKey::from_pem(&self.seal.now.key)?)
@@ -232,7 +237,6 @@ fn trusted_seal(key: String) -> Result<Trusted, KeyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use podless_artifact::seal::TrustedKeys;
 
     const NAME: &str = "podless-link.podless.svc";
 
@@ -288,7 +292,7 @@ mod tests {
         let mut keys = Keys::generate(NAME, now).expect("keys");
         let signed = |keys: &Keys| keys.seal_key().expect("a key").sign(b"c", b"m");
         let trusts = |keys: &Keys, signature: &[u8; 64]| {
-            TrustedKeys::from_pem(&keys.seals()).expect("keys").verify(b"c", b"m", signature).is_ok()
+            keys.trusted_seals().expect("keys").verify(b"c", b"m", signature).is_ok()
         };
         let certificates = |keys: &Keys| keys.authorities().matches("BEGIN CERTIFICATE").count();
         assert!(!keys.is_changing() && !keys.is_old(now + 729 * DAY) && keys.is_old(now + 730 * DAY));

@@ -28,7 +28,12 @@ use serde_json::json;
 use tokio::sync::watch;
 use tonic::transport::Identity;
 
-use crate::{build::Builds, keep, metrics::Metrics, wake::Wake};
+use crate::{
+    build::{Builds, Registry},
+    keep,
+    metrics::Metrics,
+    wake::Wake,
+};
 pub use keys::{KeyError, Keys};
 use rotation::{Asked, Turn, turn};
 pub use signing::{Resealed, Signing};
@@ -134,6 +139,8 @@ pub struct Trust {
     pub overlap: Duration,
     /// Told of another seal key.
     pub signing: Arc<Signing>,
+    /// As is the cache of artifacts.
+    pub artifacts: Arc<Registry>,
     /// What is to be sealed with it.
     pub builds: Arc<Builds>,
     /// Has every service planned anew.
@@ -184,6 +191,9 @@ impl Trust {
         let written = publish(&self.client, &self.namespace, &new).await?;
         if new.tls_cert != keys.tls_cert {
             self.certificate.send_replace(identity(&new));
+        }
+        if new.seals() != keys.seals() {
+            self.artifacts.use_key(new.seal_key()?, new.trusted_seals()?).await;
         }
         if self.signing.change(new.seal_key()?) {
             // Also those whose artifact was kept from before a mistake, and are planned with that.

@@ -8,6 +8,7 @@ mod env;
 mod many;
 mod operator;
 mod place;
+mod replaced;
 mod scale;
 mod states;
 mod strangers;

@@ -101,6 +101,7 @@ impl Operator {
         let settings = Settings {
             namespace: namespace.to_owned(),
             cluster_domain: "cluster.local".into(),
+            activation_nodes: 2,
             address_type: "IPv4",
             salt: salt(&key()),
         };
@@ -117,15 +118,20 @@ impl Operator {
         context.nodes.wait_until_ready().await?;
         tasks.spawn(reconcile_all(controller, context.clone()));
         hub.wait_until_ready().await?;
-        let watch = tombstone::watch(kube.clone(), hub, builds, context.ledger.clone());
+        let watch = tombstone::watch(kube.clone(), hub, builds, context.ledger.clone(), context.failures.clone());
         tasks.spawn(async move { match watch.await {} });
         Ok(Self { kube, namespace: namespace.to_owned(), context, tasks })
     }
 
     pub(crate) fn connect_shim(&mut self, node: &str, known: &[(&str, u64)]) -> Shim {
+        self.connect_pod(node, node, known)
+    }
+
+    /// A shim in a pod of this name: a node may have two.
+    pub(crate) fn connect_pod(&mut self, pod: &str, node: &str, known: &[(&str, u64)]) -> Shim {
         let identity = Identity {
-            pod_uid: format!("{}-{node}", self.namespace),
-            pod_name: format!("podless-shim-{node}"),
+            pod_uid: format!("{}-{pod}", self.namespace),
+            pod_name: format!("podless-shim-{pod}"),
             node: node.to_owned(),
             ip: format!("10.99.0.{}", node.bytes().last().unwrap_or(1)),
         };
@@ -182,7 +188,10 @@ impl Operator {
         Api::namespaced(self.kube.clone(), &self.namespace)
     }
 
-    pub(crate) async fn apply(&self, name: &str, spec: Value) -> Result<WasmService> {
+    pub(crate) async fn apply(&self, name: &str, mut spec: Value) -> Result<WasmService> {
+        if spec.get("replicas").is_none() && spec.get("scaling").is_none() {
+            spec["replicas"] = 1.into();
+        }
         let object = json!({
             "apiVersion": "podless.dev/v1alpha1", "kind": "WasmService", "metadata": {"name": name}, "spec": spec,
         });

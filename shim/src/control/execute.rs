@@ -9,11 +9,12 @@ use std::{
 
 use podless_link::v1::{self, ack::Outcome, from_shim};
 use tokio::time;
-use wasmtime_wasi_http::handler::ProxyHandler;
 
 use super::{
     Control, Done, Entry, Serving,
+    demand::Demand,
     diff::Work,
+    load::Code,
     measure::measure,
     ports::PortError,
     prepare::{PrepareError, Prepared, prepare},
@@ -21,7 +22,11 @@ use super::{
 };
 use crate::{
     host::{log::ServiceLog, outbound::ServiceGate},
-    serve::{budget::Budget, instance::Instances, service::Service, stats::Stats},
+    serve::{
+        budget::Budget,
+        service::{Handler, Service},
+        stats::Stats,
+    },
 };
 
 /// Pause before what may pass by itself is tried again; doubled each time, up to a minute.
@@ -46,6 +51,7 @@ impl Control {
                 stats,
                 budget: Budget::new(order.budget),
                 gate: Arc::new(gate),
+                demand: Demand::new(Instant::now()),
                 pause: RETRY,
                 bytes_per_instance: 0,
             }
@@ -54,9 +60,11 @@ impl Control {
         self.busy += 1;
         let (shop, client, loading) = (self.shop.clone(), self.client.clone(), self.loading.clone());
         let gate = entry.gate.clone();
+        // What is kept has been acknowledged once.
+        let started = !self.restored || entry.serving.as_ref().is_some_and(|serving| serving.order.starts_as(&order));
         self.jobs.spawn(async move {
             let _turn = loading.acquire().await;
-            let prepared = prepare(shop, order.clone(), client, gate).await;
+            let prepared = prepare(shop, order.clone(), client, gate, started).await;
             Done::Prepared(order, Box::new(prepared))
         });
     }
@@ -64,6 +72,7 @@ impl Control {
     pub(super) fn on_done(&mut self, done: Done) {
         match done {
             Done::Prepared(order, prepared) => self.on_prepared(order, *prepared),
+            Done::Woken(wake, linked) => self.on_woken(wake, *linked),
             Done::Lingered { port, tenure, drain, withdrawn } => {
                 let listener = self.ports.take(port, tenure);
                 let deadline = time::Instant::now() + drain;
@@ -78,6 +87,7 @@ impl Control {
                 }
             }
             Done::Withdrawn(uid, generation) => {
+                self.lingering.remove(&uid);
                 self.unused = true;
                 self.ack(uid, generation, Outcome::Withdrawn(v1::Withdrawn {}));
             }
@@ -92,7 +102,7 @@ impl Control {
         }
     }
 
-    fn on_prepared(&mut self, order: Arc<Order>, prepared: Result<Option<Prepared>, PrepareError>) {
+    fn on_prepared(&mut self, order: Arc<Order>, prepared: Result<Prepared, PrepareError>) {
         self.busy -= 1;
         let (uid, generation) = (order.identity.uid.clone(), order.generation);
         let Some(entry) = self.entries.get_mut(&uid) else { return };
@@ -126,31 +136,22 @@ impl Control {
     }
 
     /// Swaps the route to a new generation.
-    fn install(&mut self, order: Arc<Order>, prepared: Option<Prepared>) -> Result<(), PortError> {
-        let Some(entry) = self.entries.get_mut(&order.identity.uid) else { return Ok(()) };
-        let stats = &entry.stats;
-        let (mut mould, mut code) = (None, None);
-        if let Some(prepared) = prepared {
-            prepared.fetch.inspect(|time| stats.fetch.record(*time));
-            prepared.load.inspect(|time| stats.load.record(*time));
-            stats.link.record(prepared.link);
-            (mould, code) = (Some(prepared.mould), Some(prepared.code));
+    fn install(&mut self, order: Arc<Order>, prepared: Prepared) -> Result<(), PortError> {
+        let Some(entry) = self.entries.get(&order.identity.uid) else { return Ok(()) };
+        let (stats, gate) = (entry.stats.clone(), entry.gate.clone());
+        let (handler, code) = match prepared {
+            Prepared::Stopped => (Handler::Stopped, None),
+            Prepared::Parked => (self.parked(order.clone(), gate, stats), None),
+            Prepared::Resident(linked) => {
+                let (resident, code) = self.resident(linked, stats);
+                (Handler::Resident(resident), Some(code))
+            }
+        };
+        let old = self.answer(&order, handler, code)?;
+        if let Some(entry) = self.entries.get_mut(&order.identity.uid) {
+            entry.budget.resize(order.budget);
+            entry.pause = RETRY;
         }
-        let service = Arc::new(Service {
-            identity: order.identity.clone(),
-            timeout: order.timeout,
-            budget: entry.budget.clone(),
-            stats: stats.clone(),
-            log: entry.gate.log.clone(),
-            handler: mould.map(|mould| {
-                let live = self.config.node.live.clone();
-                ProxyHandler::new(Instances { mould, stats: stats.clone(), live })
-            }),
-        });
-        self.ports.serve(order.port, service)?;
-        entry.budget.resize(order.budget);
-        entry.pause = RETRY;
-        let old = entry.serving.replace(Serving { order: order.clone(), code });
         if let Some(old) = old.filter(|old| old.order.port != order.port)
             && let Some(tenure) = self.ports.linger(old.order.port)
         {
@@ -166,6 +167,26 @@ impl Control {
             self.keep(&order.identity.uid);
         }
         Ok(())
+    }
+
+    /// From now on this answers for an order; what did so far comes back.
+    pub(super) fn answer(
+        &mut self,
+        order: &Arc<Order>,
+        handler: Handler,
+        code: Option<Arc<Code>>,
+    ) -> Result<Option<Serving>, PortError> {
+        let Some(entry) = self.entries.get_mut(&order.identity.uid) else { return Ok(None) };
+        let service = Arc::new(Service {
+            identity: order.identity.clone(),
+            timeout: order.timeout,
+            budget: entry.budget.clone(),
+            stats: entry.stats.clone(),
+            log: entry.gate.log.clone(),
+            handler,
+        });
+        self.ports.serve(order.port, service.clone())?;
+        Ok(entry.serving.replace(Serving { order: order.clone(), code, service }))
     }
 
     /// Keeps what serves for a restart. It serves without that too: a restart that finds no operator would miss it.
@@ -190,6 +211,9 @@ impl Control {
         let (generation, linger) = self.withdrawn.get(&uid).copied().unwrap_or_default();
         tracing::info!(uid, generation, "withdrawn");
         let tenure = entry.serving.as_ref().and_then(|serving| self.ports.linger(serving.order.port));
+        if let Some(serving) = &entry.serving {
+            self.lingering.insert(uid.clone(), serving.order.clone());
+        }
         self.jobs.spawn(async move {
             let (Some(serving), Some(tenure)) = (entry.serving, tenure) else {
                 return Done::Withdrawn(uid, generation);
@@ -208,7 +232,10 @@ impl Control {
             return;
         }
         let running = self.entries.values().filter_map(|entry| entry.serving.as_ref()).map(|serving| &serving.order);
-        let ordered = running.chain(self.wanted.values()).map(|order| order.seal.code_sha256.as_str());
+        let ordered = running
+            .chain(self.lingering.values())
+            .chain(self.wanted.values())
+            .map(|order| order.seal.code_sha256.as_str());
         let mapped = self.shop.loaded.hashes();
         let used: HashSet<_> = ordered.chain(mapped.iter().map(String::as_str)).collect();
         if let Err(error) = self.shop.store.sweep(&used) {

@@ -1,6 +1,7 @@
 //! The control loop, on one thread: learns from the operator, or from its own volume after a restart, what to serve,
 //! and makes it so. `diff` says what to do, this does it; the hot path only ever sees a route swapped.
 
+mod demand;
 mod diff;
 pub(crate) mod doors;
 mod execute;
@@ -18,6 +19,7 @@ pub(crate) mod store;
 mod talk;
 mod trust;
 mod verify;
+mod wake;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -39,31 +41,43 @@ use tokio::{
 use wasmtime::Engine;
 
 use self::{
+    demand::Demand,
     diff::{Have, Step, Work, diff},
     doors::Doors,
     link::{Client, LinkEvent},
     load::{Code, Loaded},
     ports::{Ports, Tenure},
-    prepare::{PrepareError, Prepared, Workshop},
+    prepare::{Linked, PrepareError, Prepared, Workshop},
     resident::Resident,
     state::StateDir,
     store::Store,
     verify::{Order, verify},
+    wake::Wake,
 };
 use crate::{
     host::{Linkers, log::Lines, outbound::ServiceGate},
-    serve::{Node, budget::Budget, stats::Stats},
+    serve::{
+        Node,
+        budget::Budget,
+        parked::Parked,
+        service::{self, Handler, Service},
+        stats::Stats,
+    },
     shared::Shared,
 };
 
 /// Generations that are loaded at once.
 const LOADING: usize = 4;
+/// Parked services that are loaded at once: requests wait for these, so they have turns of their own.
+const WAKING: usize = 8;
 /// Other shims that are probed at once.
 const PROBING: usize = 32;
 /// Messages of the operator that are taken before the loop looks what there is to do.
 const BATCH: usize = 256;
 /// How often the operator is told.
 const REPORT: Duration = Duration::from_secs(5);
+/// How often it is told what is asked of services, while something is.
+const DEMAND: Duration = Duration::from_millis(200);
 
 /// What the control loop works with.
 pub(crate) struct ControlConfig {
@@ -75,6 +89,8 @@ pub(crate) struct ControlConfig {
     pub(crate) state_dir: Option<PathBuf>,
     /// The admin port of every shim; none where there are no others.
     pub(crate) admin_port: Option<u16>,
+    /// Time without a request after which a service that a request has woken is parked again.
+    pub(crate) park_after: Duration,
     /// What fits.
     pub(crate) capacity: v1::Capacity,
     /// The engine.
@@ -96,6 +112,7 @@ struct Entry {
     stats: Arc<Stats>,
     budget: Arc<Budget>,
     gate: Arc<ServiceGate>,
+    demand: Demand,
     /// Pause before the next attempt, when the last one failed.
     pause: Duration,
     /// Most that was measured.
@@ -105,11 +122,20 @@ struct Entry {
 /// The generation that answers.
 struct Serving {
     order: Arc<Order>,
-    /// Nothing is loaded of what is stopped.
+    /// Nothing is loaded of what is stopped, or parked.
     code: Option<Arc<Code>>,
+    service: Arc<Service>,
 }
 
 impl Serving {
+    /// What a request wakes, or has woken.
+    fn parked(&self) -> Option<&Arc<Parked<service::Resident>>> {
+        match &self.service.handler {
+            Handler::Parked(parked) => Some(parked),
+            Handler::Stopped | Handler::Resident(_) => None,
+        }
+    }
+
     fn file(&self) -> Option<String> {
         Some(self.code.as_ref()?.path.display().to_string())
     }
@@ -117,7 +143,8 @@ impl Serving {
 
 /// What work in the background ends with.
 enum Done {
-    Prepared(Arc<Order>, Box<Result<Option<Prepared>, PrepareError>>),
+    Prepared(Arc<Order>, Box<Result<Prepared, PrepareError>>),
+    Woken(Wake, Box<Result<Linked, PrepareError>>),
     Lingered { port: u16, tenure: Tenure, drain: Duration, withdrawn: Option<(String, u64)> },
     Withdrawn(String, u64),
     Measured(io::Result<Resident>, Duration),
@@ -135,9 +162,13 @@ struct Control {
     entries: BTreeMap<String, Entry>,
     /// Last generation of what was withdrawn, and how long it lingers: an older assignment does not bring it back.
     withdrawn: HashMap<String, (u64, Duration)>,
+    /// What was withdrawn and lingers: a request may still wake it.
+    lingering: HashMap<String, Arc<Order>>,
     ports: Ports,
     jobs: JoinSet<Done>,
     loading: Arc<Semaphore>,
+    waking: Arc<Semaphore>,
+    wakes: mpsc::UnboundedSender<Wake>,
     probing: Arc<Semaphore>,
     client: Option<Client>,
     outbox: Option<mpsc::Sender<v1::FromShim>>,
@@ -150,6 +181,9 @@ struct Control {
     restored: bool,
     synced: bool,
     measure_after: Instant,
+    /// A parked service was asked: the operator is to know at once.
+    asked: bool,
+    started: Instant,
 }
 
 /// Runs until it is told to stop, closes every port and returns when the last request is answered, or cut off. Listening
@@ -161,7 +195,8 @@ pub(crate) async fn run<L: Future<Output = ()> + Send + 'static>(
     stop: oneshot::Receiver<()>,
 ) -> anyhow::Result<()> {
     let (events, mut from_link) = mpsc::channel(1024);
-    let mut control = Control::new(config, doors)?;
+    let (wakes, mut from_requests) = mpsc::unbounded_channel();
+    let mut control = Control::new(config, doors, wakes)?;
     let mut stop = std::pin::pin!(stop);
     tokio::select! {
         // It may wait for the operator's keys, and they for ever.
@@ -172,8 +207,10 @@ pub(crate) async fn run<L: Future<Output = ()> + Send + 'static>(
     let (mut opening, mut session) = (Some((link, events)), None);
     let mut reports = time::interval(REPORT);
     let mut seconds = time::interval(Duration::from_secs(1));
+    let mut looks = time::interval(DEMAND);
+    looks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     reports.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-    let mut said = vec![];
+    let (mut said, mut woken) = (vec![], vec![]);
     loop {
         tokio::select! {
             _ = stop.as_mut() => break,
@@ -181,7 +218,9 @@ pub(crate) async fn run<L: Future<Output = ()> + Send + 'static>(
                 debug_assert!(count > 0 || opening.is_none());
                 said.drain(..).for_each(|event| control.on_link(event));
             }
+            _ = from_requests.recv_many(&mut woken, BATCH) => woken.drain(..).for_each(|wake| control.on_wake(wake)),
             Some(done) = join(&mut control.jobs) => control.on_done(done),
+            _ = looks.tick() => control.on_look(),
             _ = reports.tick() => control.measure(),
             _ = seconds.tick() => control.on_second(),
         }
@@ -193,7 +232,7 @@ pub(crate) async fn run<L: Future<Output = ()> + Send + 'static>(
         }
     }
     session.inspect(tokio::task::JoinHandle::abort);
-    control.close().await;
+    control.close(from_requests).await;
     Ok(())
 }
 
@@ -209,7 +248,7 @@ async fn join(jobs: &mut JoinSet<Done>) -> Option<Done> {
 }
 
 impl Control {
-    fn new(config: ControlConfig, doors: Box<dyn Doors>) -> anyhow::Result<Self> {
+    fn new(config: ControlConfig, doors: Box<dyn Doors>, wakes: mpsc::UnboundedSender<Wake>) -> anyhow::Result<Self> {
         let shop = Workshop {
             engine: config.engine.clone(),
             linkers: Arc::new(Linkers::new(&config.engine).map_err(|error| anyhow::anyhow!("{error:#}"))?),
@@ -226,9 +265,12 @@ impl Control {
             wanted: BTreeMap::new(),
             entries: BTreeMap::new(),
             withdrawn: HashMap::new(),
+            lingering: HashMap::new(),
             ports: Ports::new(doors, config.node.clone(), config.serve.clone()),
             jobs: JoinSet::new(),
             loading: Arc::new(Semaphore::new(LOADING)),
+            waking: Arc::new(Semaphore::new(WAKING)),
+            wakes,
             probing: Arc::new(Semaphore::new(PROBING)),
             client: None,
             outbox: None,
@@ -238,6 +280,8 @@ impl Control {
             restored: false,
             synced: false,
             measure_after: Instant::now(),
+            asked: false,
+            started: Instant::now(),
             config,
         })
     }
@@ -281,8 +325,26 @@ impl Control {
         }
     }
 
+    fn on_look(&mut self) {
+        self.asked = true;
+        self.park(Instant::now());
+        let (mut resident, mut parked) = (0, 0);
+        for serving in self.entries.values().filter_map(|entry| entry.serving.as_ref()) {
+            match (&serving.code, serving.parked()) {
+                (Some(_), _) => resident += 1,
+                (None, Some(_)) => parked += 1,
+                (None, None) => {}
+            }
+        }
+        self.config.shared.resident_services.store(resident, Relaxed);
+        self.config.shared.parked_services.store(parked, Relaxed);
+    }
+
     /// Does what there is to do.
     fn step(&mut self) {
+        if std::mem::take(&mut self.asked) {
+            self.tell_demand();
+        }
         if std::mem::take(&mut self.changed) {
             let wanted = self.wanted.iter().map(|(uid, order)| (uid.as_str(), order.generation)).collect();
             let have = self.entries.iter().map(|(uid, entry)| {
@@ -311,10 +373,20 @@ impl Control {
         }
     }
 
-    async fn close(mut self) {
+    async fn close(mut self, mut from_requests: mpsc::UnboundedReceiver<Wake>) {
         let longest = self.entries.values().filter_map(|entry| Some(entry.serving.as_ref()?.order.timeout)).max();
         let deadline = time::Instant::now() + longest.unwrap_or_default();
         let closing = self.ports.take_all().into_iter().map(|listener| listener.close(deadline));
-        futures::future::join_all(closing).await;
+        let mut closed = std::pin::pin!(futures::future::join_all(closing));
+        // What is still being answered may be waiting for something that is parked.
+        loop {
+            tokio::select! {
+                _ = closed.as_mut() => return,
+                Some(wake) = from_requests.recv() => self.on_wake(wake),
+                done = join(&mut self.jobs) => if let Some(Done::Woken(wake, linked)) = done {
+                    self.on_woken(wake, *linked);
+                },
+            }
+        }
     }
 }

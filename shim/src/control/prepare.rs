@@ -1,5 +1,6 @@
 //! One generation of a service, from its order to something that can answer: fetch, verify, map, link, start once. IO.
-//! Everything here happens beside what serves; the route is swapped when it is done.
+//! Everything here happens beside what serves; the route is swapped when it is done. Of what is to be parked the same is
+//! done when it is new, and nothing is kept but the file.
 
 use std::{
     sync::Arc,
@@ -46,8 +47,18 @@ pub(crate) struct Workshop {
     pub(crate) outbound: Arc<NodeGate>,
 }
 
+/// What is ready.
+pub(crate) enum Prepared {
+    /// Nothing is needed: the service is stopped.
+    Stopped,
+    /// The artifact is on disk.
+    Parked,
+    /// Code that can be served.
+    Resident(Linked),
+}
+
 /// What is ready to be served.
-pub(crate) struct Prepared {
+pub(crate) struct Linked {
     /// What instances are made from.
     pub(crate) mould: Arc<Mould>,
     /// Its code.
@@ -95,19 +106,29 @@ impl PrepareError {
     }
 }
 
-/// Prepares what an order asks for: `None` for a service that is stopped, of which nothing is loaded.
+/// Prepares what an order asks for. What is to be parked and has `started` before is not tried again; its artifact is
+/// looked at when it is loaded.
 pub(crate) async fn prepare(
     shop: Workshop,
     order: Arc<Order>,
     client: Option<Client>,
     gate: Arc<ServiceGate>,
-) -> Result<Option<Prepared>, PrepareError> {
+    started: bool,
+) -> Result<Prepared, PrepareError> {
     if order.budget == 0 {
-        return Ok(None);
+        return Ok(Prepared::Stopped);
     }
-    let prepared = linked(&shop, &order, client, gate).await?;
-    try_start(&shop, prepared.mould.clone()).await?;
-    Ok(Some(prepared))
+    if order.parked && started && lies_here(&shop, &order).await? {
+        return Ok(Prepared::Parked);
+    }
+    let linked = linked(&shop, &order, client, gate).await?;
+    try_start(&shop, linked.mould.clone()).await?;
+    Ok(if order.parked { Prepared::Parked } else { Prepared::Resident(linked) })
+}
+
+async fn lies_here(shop: &Workshop, order: &Arc<Order>) -> Result<bool, PrepareError> {
+    let (store, order) = (shop.store.clone(), order.clone());
+    Ok(tokio::task::spawn_blocking(move || store.lies_here(&order.seal)).await?)
 }
 
 /// Makes one instance and drops it: what cannot start must not take the place of what serves, nor be called ready.
@@ -123,12 +144,13 @@ async fn try_start(shop: &Workshop, mould: Arc<Mould>) -> Result<(), PrepareErro
     }
 }
 
-async fn linked(
+/// Maps and links the code of an order, which is fetched when it is not on disk.
+pub(crate) async fn linked(
     shop: &Workshop,
     order: &Arc<Order>,
     client: Option<Client>,
     gate: Arc<ServiceGate>,
-) -> Result<Prepared, PrepareError> {
+) -> Result<Linked, PrepareError> {
     let sha256 = &order.seal.code_sha256;
     if let Some(code) = shop.loaded.get(sha256) {
         return link(shop, order, gate, code, [None, None]);
@@ -162,7 +184,7 @@ fn link(
     gate: Arc<ServiceGate>,
     code: Arc<Code>,
     [fetch, load]: [Option<Duration>; 2],
-) -> Result<Prepared, PrepareError> {
+) -> Result<Linked, PrepareError> {
     let started = Instant::now();
     let component = shop
         .linkers
@@ -187,5 +209,5 @@ fn link(
         surroundings: Surroundings { env: order.env.clone(), memory: order.memory, log, outbound },
         timeout: order.timeout,
     });
-    Ok(Prepared { mould, code, fetch, load, link })
+    Ok(Linked { mould, code, fetch, load, link })
 }

@@ -10,7 +10,7 @@ use podless_engine::TARGET;
 use podless_link::v1::{self, ack::Outcome, from_shim, to_shim};
 
 use super::{
-    Control, Done,
+    Control, Done, demand,
     diff::Work,
     link::LinkEvent,
     probe::probe,
@@ -27,6 +27,7 @@ impl Control {
             LinkEvent::Opened(client, outbox) => {
                 (self.client, self.outbox) = (client, Some(outbox));
                 self.say(from_shim::Body::Hello(self.hello()));
+                self.tell_demand();
                 self.config.shared.linked.store(true, Relaxed);
                 for entry in self.entries.values_mut() {
                     if let Work::Failed { retry: Some(retry), .. } = &mut entry.work {
@@ -122,6 +123,20 @@ impl Control {
             self.config.shared.unattributed.store(memory.unattributed_bytes, Relaxed);
         }
         self.say(from_shim::Body::Report(report));
+    }
+
+    /// Tells what is asked of services, when there is news.
+    pub(super) fn tell_demand(&mut self) {
+        let now = Instant::now();
+        let at = now.saturating_duration_since(self.started);
+        let news = self.entries.iter_mut().filter_map(|(uid, entry)| {
+            let reading = entry.demand.look(&entry.stats.in_flight, now)?;
+            Some(demand::load(uid, reading, at))
+        });
+        let services: Vec<_> = news.collect();
+        if !services.is_empty() {
+            self.say(from_shim::Body::Load(v1::Load { services }));
+        }
     }
 
     fn hello(&self) -> v1::Hello {

@@ -23,6 +23,8 @@ pub(crate) struct Order {
     pub(crate) port: u16,
     /// Requests in flight that this shim takes.
     pub(crate) budget: usize,
+    /// Nothing of it is to be resident until a request comes.
+    pub(crate) parked: bool,
     /// The artifact to serve.
     pub(crate) seal: Seal,
     /// The component's environment. Its values may be secrets: never logged.
@@ -37,6 +39,17 @@ pub(crate) struct Order {
     pub(crate) timeout: Duration,
     /// As it was received: what is kept for the next start.
     pub(crate) received: v1::Assign,
+}
+
+impl Order {
+    /// Whether whatever can start for this order can for the other.
+    pub(crate) fn starts_as(&self, other: &Self) -> bool {
+        self.seal == other.seal
+            && self.env == other.env
+            && self.logging == other.logging
+            && self.outbound == other.outbound
+            && self.memory == other.memory
+    }
 }
 
 /// Why an assignment is refused.
@@ -107,6 +120,7 @@ pub(crate) fn verify(received: v1::Assign, keys: &TrustedKeys, fingerprint: &str
         generation: assignment.generation,
         port,
         budget: assignment.budget as usize,
+        parked: assignment.parked,
         seal,
         env: assignment.env.into_iter().map(|variable| (variable.name, variable.value)).collect(),
         logging: grants.logging,
@@ -184,6 +198,31 @@ mod tests {
             let mut changed = assignment(&key);
             change(&mut changed);
             assert_eq!(check(changed, &key, "ours").err(), Some("assignment-invalid"));
+        }
+    }
+
+    #[test]
+    fn what_changes_how_it_starts_is_told_from_what_does_not() {
+        let key = SealKey::from_random([1; 32]);
+        let order = |change: fn(&mut v1::Assignment)| {
+            let mut changed = v1::Assignment { instance_memory: 2 << 20, ..assignment(&key) };
+            change(&mut changed);
+            check(changed, &key, "ours").expect("an order")
+        };
+        let before = order(|_| {});
+        for same in [
+            |a: &mut v1::Assignment| a.parked = true,
+            |a: &mut v1::Assignment| (a.generation, a.budget, a.port) = (9, 9, 20_009),
+        ] {
+            assert!(order(same).starts_as(&before));
+        }
+        for other in [
+            |a: &mut v1::Assignment| a.env = vec![v1::EnvVar { name: "A".into(), value: "1".into() }],
+            |a: &mut v1::Assignment| a.instance_memory = 1 << 20,
+            |a: &mut v1::Assignment| a.grants = Some(v1::Grants { logging: true, ..Default::default() }),
+            |a: &mut v1::Assignment| a.grants = Some(grants("https://a.test", "10.0.0.0/8")),
+        ] {
+            assert!(!order(other).starts_as(&before));
         }
     }
 

@@ -73,7 +73,7 @@ pub(crate) struct Active {
 impl Active {
     /// A request whose head is there now; the service counts it as in flight.
     pub(crate) fn begin(clock: Arc<ConnectionClock>, service: Option<Arc<Stats>>, now: Instant) -> Self {
-        service.iter().for_each(|service| service.in_flight.up());
+        service.iter().for_each(|service| service.in_flight.begin(now));
         Self { since: clock.begin(now), clock, service }
     }
 
@@ -87,8 +87,9 @@ impl Active {
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.clock.end(Instant::now());
-        self.service.iter().for_each(|service| service.in_flight.down());
+        let now = Instant::now();
+        self.clock.end(now);
+        self.service.iter().for_each(|service| service.in_flight.end(now));
     }
 }
 

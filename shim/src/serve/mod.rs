@@ -1,5 +1,5 @@
-//! The hot path, on all cores: a port's connections, their requests, an instance for each. Nothing here waits for the
-//! control loop; a request reads one snapshot of its route.
+//! The hot path, on all cores: a port's connections, their requests, an instance for each. A request reads one snapshot
+//! of its route and waits for the control loop only where that has to load a parked service.
 
 mod body;
 pub(crate) mod budget;
@@ -7,8 +7,10 @@ mod clock;
 mod connection;
 pub(crate) mod epoch;
 mod flight;
+pub(crate) mod in_flight;
 pub(crate) mod instance;
 pub(crate) mod listen;
+pub(crate) mod parked;
 mod refusal;
 mod request;
 pub(crate) mod service;

@@ -19,6 +19,8 @@ pub(crate) enum Refusal {
     NoService,
     /// The service is stopped on purpose.
     Stopped,
+    /// The service was parked, and could not be loaded.
+    NotLoaded,
     /// The request names no host, or none that can be, or several.
     Host,
     /// The request wants a tunnel.
@@ -65,6 +67,7 @@ impl Refusal {
         match self {
             Self::NoService => (StatusCode::SERVICE_UNAVAILABLE, "the service has left this node\n"),
             Self::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "the service is stopped: its spec.replicas is 0\n"),
+            Self::NotLoaded => (StatusCode::SERVICE_UNAVAILABLE, "the service could not be loaded\n"),
             Self::Host => (StatusCode::BAD_REQUEST, "the request needs one Host header with a host's name\n"),
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, "there are no tunnels here\n"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the request body exceeds 64 MiB\n"),
@@ -112,9 +115,13 @@ mod tests {
 
     #[test]
     fn a_busy_answer_says_when_to_come_again() {
-        let busy = Refusal::Busy.response();
-        assert_eq!(busy.status(), 503);
-        assert_eq!(busy.headers()[header::RETRY_AFTER], "1");
+        for refusal in [Refusal::Busy, Refusal::NotLoaded] {
+            let response = refusal.response();
+            assert_eq!(
+                (response.status().as_u16(), response.headers()[header::RETRY_AFTER].as_bytes()),
+                (503, &b"1"[..])
+            );
+        }
         assert!(!Refusal::Stopped.response().headers().contains_key(header::RETRY_AFTER), "nobody knows when");
         assert!(!Refusal::Timeout.response().headers().contains_key(header::RETRY_AFTER));
     }

@@ -11,7 +11,7 @@ use std::{
 
 use http::{HeaderValue, Method, Request, Response, Version, header, uri::Authority};
 use hyper::body::{Body, Incoming};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use wasmtime_wasi_http::{WasiBody, handler::InstantiationError};
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     budget::Budget,
     flight::{Flight, Waiting},
     refusal::Refusal,
-    service::Service,
+    service::{Handler, Service},
 };
 use crate::host::log::{Message, Stream};
 
@@ -67,13 +67,16 @@ async fn serve(
     node: &Arc<Budget>,
     request: Request<Incoming>,
 ) -> Result<(Response<WasiBody>, Arc<AtomicBool>), Refusal> {
-    let handler = service.handler.as_ref().ok_or(Refusal::Stopped)?;
-    let now = tokio::time::Instant::now();
+    if matches!(service.handler, Handler::Stopped) {
+        return Err(Refusal::Stopped);
+    }
+    let deadline = Instant::now() + service.timeout;
     let (request, too_large) = admit(request, service)?;
-    let until = now + service.timeout.min(QUEUE);
+    let handler = service.handler.resident(deadline).await?;
+    let until = deadline.min(Instant::now() + QUEUE);
     let ours = service.budget.acquire(until).await.map_err(|_| Refusal::Busy)?;
     let nodes = node.acquire(until).await.map_err(|_| Refusal::NodeBusy)?;
-    let flight = Flight::new(now + service.timeout, [ours, nodes]);
+    let flight = Flight::new(deadline, [ours, nodes]);
     let waiting = Waiting::new(flight.clone());
     let result = timeout_at(flight.deadline(), handler.handle(flight.clone(), request)).await;
     let (refusal, detail) = match result {

@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use wasmtime_wasi_http::handler::ProxyHandler;
 
-use super::{budget::Budget, instance::Instances, stats::Stats};
+use super::{budget::Budget, instance::Instances, parked::Parked, refusal::Refusal, stats::Stats};
 use crate::host::log::ServiceLog;
 
 /// Who a service is.
@@ -30,6 +31,30 @@ pub(crate) struct Service {
     pub(crate) stats: Arc<Stats>,
     /// Where it logs; shared likewise.
     pub(crate) log: Arc<ServiceLog>,
-    /// Makes instances and has them answer; none while the service is stopped.
-    pub(crate) handler: Option<ProxyHandler<Instances>>,
+    /// Who answers.
+    pub(crate) handler: Handler,
+}
+
+/// Makes instances and has them answer.
+pub(crate) type Resident = ProxyHandler<Instances>;
+
+/// Who answers a service's requests.
+pub(crate) enum Handler {
+    /// Nobody: the service is stopped.
+    Stopped,
+    /// Instances.
+    Resident(Resident),
+    /// Instances, once a request has had them loaded.
+    Parked(Arc<Parked<Resident>>),
+}
+
+impl Handler {
+    /// What has instances answer; what is parked is waited for until `deadline`.
+    pub(crate) async fn resident(&self, deadline: Instant) -> Result<&Resident, Refusal> {
+        match self {
+            Self::Stopped => Err(Refusal::Stopped),
+            Self::Resident(resident) => Ok(resident),
+            Self::Parked(parked) => parked.get(deadline).await,
+        }
+    }
 }

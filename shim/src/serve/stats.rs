@@ -15,6 +15,7 @@ use podless_link::{
     v1,
 };
 
+use super::in_flight::InFlight;
 use crate::host::outbound::Counts;
 
 /// A histogram of durations.
@@ -93,7 +94,7 @@ impl Level {
 #[derive(Default)]
 pub(crate) struct Stats {
     /// Requests being answered, waiting included.
-    pub(crate) in_flight: Level,
+    pub(crate) in_flight: InFlight,
     /// Live instances.
     pub(crate) instances: Level,
     /// Answers by class of their code: 1xx to 5xx.
@@ -102,6 +103,8 @@ pub(crate) struct Stats {
     pub(crate) rejected: AtomicU64,
     /// Answered 503 because the service is stopped.
     pub(crate) stopped: AtomicU64,
+    /// Loads that a request to the parked service had begun.
+    pub(crate) wakes: AtomicU64,
     /// Requests of its own to other servers.
     pub(crate) outbound: Arc<Counts>,
     /// Requests that had to load or to instantiate.

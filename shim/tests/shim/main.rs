@@ -6,6 +6,7 @@ mod damage;
 mod life;
 mod operator;
 mod outbound;
+mod parked;
 mod process;
 mod serve;
 mod supervise;

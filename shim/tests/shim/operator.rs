@@ -70,6 +70,7 @@ pub(crate) struct Said {
     pub(crate) hellos: Vec<Hello>,
     pub(crate) acks: Vec<Ack>,
     pub(crate) reports: Vec<Report>,
+    pub(crate) loads: Vec<v1::Load>,
     pub(crate) probed: Vec<v1::ProbeResult>,
     pub(crate) fetches: usize,
 }
@@ -194,6 +195,7 @@ impl Operator {
             grants: None,
             instance_memory: 64 << 20,
             timeout_millis: 10_000,
+            parked: false,
         }
     }
 
@@ -322,6 +324,7 @@ impl Link for Session {
                     }
                     from_shim::Body::Ack(ack) => state.said.acks.push(ack),
                     from_shim::Body::Report(report) => state.said.reports.push(report),
+                    from_shim::Body::Load(load) => state.said.loads.push(load),
                     from_shim::Body::ProbeResult(result) => state.said.probed.push(result),
                 }
                 heard.notify_waiters();

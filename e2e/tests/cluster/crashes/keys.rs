@@ -10,14 +10,13 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use podless_e2e::{Cluster, Plan, RELEASE_NAMESPACE, SUPERVISING_SHIM, Traffic, eventually};
-use rustix::process::Signal;
 use serde_json::json;
 
 use super::operator::{Operator, scale_installed};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Seconds between two steps of a change: kubelets are told to look at once, and this is what they may take.
-const OVERLAP: u64 = 20;
+const OVERLAP: u64 = 12;
 
 /// How many authorities and seal keys are published.
 async fn published(cluster: &Cluster) -> Result<(usize, usize)> {
@@ -37,23 +36,20 @@ async fn hurry_kubelets(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Waits until every shim sees so many authorities and seal keys.
+/// An error unless every shim sees so many authorities and seal keys.
 async fn seen_by_shims(cluster: &Cluster, want: (usize, usize)) -> Result<()> {
     let count = |file: &str| {
         format!("cat $(find /var/lib/kubelet/pods/*/volumes/kubernetes.io~configmap/trust/{file}) | grep -c BEGIN")
     };
     for number in 1..=cluster.nodes().await?.len() {
-        eventually(&format!("node {number} sees {want:?}"), PATIENCE, async || {
-            let ca = cluster.on_node(number, &count("ca.crt")).await?;
-            let seal = cluster.on_node(number, &count("seal.pub")).await?;
-            ensure!((ca.parse::<usize>()?, seal.parse::<usize>()?) == want, "{ca} and {seal}");
-            Ok(())
-        })
-        .await?;
+        let ca = cluster.on_node(number, &count("ca.crt")).await?;
+        let seal = cluster.on_node(number, &count("seal.pub")).await?;
+        ensure!((ca.parse::<usize>()?, seal.parse::<usize>()?) == want, "node {number} has {ca} and {seal}");
     }
     Ok(())
 }
 
+/// Waits until so many authorities and seal keys are published, and every shim sees them.
 async fn becomes(cluster: &Cluster, what: &str, want: (usize, usize)) -> Result<()> {
     eventually(what, PATIENCE, async || {
         let published = published(cluster).await?;
@@ -61,8 +57,12 @@ async fn becomes(cluster: &Cluster, what: &str, want: (usize, usize)) -> Result<
         Ok(())
     })
     .await?;
-    hurry_kubelets(cluster).await?;
-    seen_by_shims(cluster, want).await
+    eventually(&format!("shims see that {what}"), PATIENCE, async || {
+        // Again each time: a kubelet may look before it has heard of the ConfigMap.
+        hurry_kubelets(cluster).await?;
+        seen_by_shims(cluster, want).await
+    })
+    .await
 }
 
 #[tokio::test]
@@ -91,13 +91,7 @@ async fn keys_change_while_traffic_runs_and_nothing_is_lost() -> Result<()> {
     };
     // Every shim connects anew: to the certificate, and by the authorities, of now.
     let reconnect = async || -> Result<()> {
-        let starts = operator.starts();
-        operator.signal(Signal::KILL)?;
-        eventually("it is started again", PATIENCE, async || {
-            ensure!(operator.starts() > starts, "not yet");
-            Ok(())
-        })
-        .await?;
+        operator.again().await?;
         operator.leads(shims).await
     };
 
@@ -110,7 +104,7 @@ async fn keys_change_while_traffic_runs_and_nothing_is_lost() -> Result<()> {
     })
     .await?;
     eventually("it is counted", PATIENCE, async || {
-        let renewed = operator.metric("podless_operator_key_renewals_total{key=\"tls\"}").await?;
+        let renewed = operator.admin.metric("podless_operator_key_renewals_total{key=\"tls\"}").await?;
         ensure!(renewed == 1.0, "{renewed}");
         Ok(())
     })
@@ -141,21 +135,13 @@ async fn keys_change_while_traffic_runs_and_nothing_is_lost() -> Result<()> {
     seen.none_lost(500)?;
     // What a shim keeps is good without the operator and by the new key alone.
     operator.stop().await?;
-    let restarts = cluster.shim_restarts(&cluster.nodes().await?[0]).await?;
+    let first = &cluster.nodes().await?[0];
+    let restarts = cluster.shim_restarts(first).await?;
     cluster.on_node(1, &format!("kill -9 $({SUPERVISING_SHIM})")).await?;
-    eventually("its container is started again", PATIENCE, async || {
-        ensure!(cluster.shim_restarts(&cluster.nodes().await?[0]).await? > restarts, "not yet");
-        Ok(())
-    })
-    .await?;
-    let target = namespace.target("probe").await?;
-    let after = Traffic::echo(&target)?;
+    cluster.shim_is_back(first, restarts).await?;
+    let after = Traffic::echo(&namespace.target("probe").await?)?;
     after.flows().await?;
-    eventually("a while of answers", PATIENCE, async || {
-        ensure!(after.good() > 300, "{}", after.good());
-        Ok(())
-    })
-    .await?;
+    after.another(300).await?;
     after.stop().await?.none_lost(300)?;
     scale_installed(&cluster, 2).await?;
     namespace.delete().await

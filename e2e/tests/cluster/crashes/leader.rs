@@ -15,6 +15,9 @@ use super::{
     proxy::Faults,
 };
 
+/// What a pod may take to start: after an outage of the API server a kubelet hears of it late.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// A shell line that prints the process of an operator's pod on its node, which may have another as well.
 fn process(pod: &str) -> String {
     format!(
@@ -28,19 +31,24 @@ pub(crate) async fn leader(cluster: &Cluster) -> Result<String> {
     let leases = Api::<Lease>::namespaced(cluster.kube.clone(), RELEASE_NAMESPACE);
     // A test before this one may have failed without them.
     scale_installed(cluster, 2).await?;
-    eventually("somebody leads", Duration::from_secs(60), async || {
+    eventually("somebody leads", PATIENCE, async || {
         let holder = leases.get("podless-operator").await?.spec.and_then(|spec| spec.holder_identity);
         let holder = holder.filter(|holder| !holder.is_empty()).context("nobody")?;
         let there = cluster.operators().await?.iter().any(|(_, pod)| pod.metadata.name.as_ref() == Some(&holder));
         ensure!(there, "{holder} is no operator that is there");
-        // One that has ended just now does not stand by yet.
-        for (_, pod) in cluster.operators().await? {
-            let conditions = pod.status.and_then(|status| status.conditions).unwrap_or_default();
-            ensure!(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"), "one is not ready");
-        }
+        stand_by(cluster).await?;
         Ok(holder)
     })
     .await
+}
+
+/// An error unless every installed operator leads or waits to: one that has ended just now does not yet.
+async fn stand_by(cluster: &Cluster) -> Result<()> {
+    for (_, pod) in cluster.operators().await? {
+        let conditions = pod.status.and_then(|status| status.conditions).unwrap_or_default();
+        ensure!(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"), "one is not ready");
+    }
+    Ok(())
 }
 
 /// The number of a pod's node, for the harness.
@@ -51,10 +59,11 @@ pub(crate) async fn node_of(cluster: &Cluster, operator: &str) -> Result<usize> 
     cluster.number(node).await
 }
 
-/// Waits until another pod than this one leads; answers how long it took.
-async fn succeeded(cluster: &Cluster, old: &str, within: Duration) -> Result<Duration> {
+/// Waits until another pod than this one leads; answers how long it took. A lease that is not renewed any more is
+/// another's after fifteen seconds, and a kubelet ends an operator that is frozen after thirty.
+pub(crate) async fn succeeded(cluster: &Cluster, old: &str) -> Result<Duration> {
     let (leases, start) = (Api::<Lease>::namespaced(cluster.kube.clone(), RELEASE_NAMESPACE), Instant::now());
-    eventually("another replica leads", within, async || {
+    eventually("another replica leads", Duration::from_secs(25), async || {
         let holder = leases.get("podless-operator").await?.spec.and_then(|spec| spec.holder_identity);
         ensure!(holder.as_deref().is_some_and(|holder| !holder.is_empty() && holder != old), "{holder:?}");
         Ok(start.elapsed())
@@ -62,11 +71,18 @@ async fn succeeded(cluster: &Cluster, old: &str, within: Duration) -> Result<Dur
     .await
 }
 
+/// A pod that waits to lead.
+async fn second(cluster: &Cluster, leader: &str) -> Result<String> {
+    let mut names = cluster.operators().await?.into_iter().filter_map(|(_, pod)| pod.metadata.name);
+    names.find(|pod| pod != leader).context("a second operator")
+}
+
 /// Writes of a pod since then, but for the lease: `verb url` for each.
 async fn writes_of(cluster: &Cluster, pod: &str, since: Timestamp) -> Result<Vec<String>> {
     let log = tokio::fs::read_to_string(cluster.harness(&["audit"]).await?).await?;
     let mut writes = vec![];
-    for line in log.lines() {
+    // The last line may be being written.
+    for line in log.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
         let entry: Value = serde_json::from_str(line)?;
         let by = &entry["user"]["extra"]["authentication.kubernetes.io/pod-name"][0];
         let at: Timestamp = entry["requestReceivedTimestamp"].as_str().context("a time")?.parse()?;
@@ -78,8 +94,12 @@ async fn writes_of(cluster: &Cluster, pod: &str, since: Timestamp) -> Result<Vec
     Ok(writes)
 }
 
+/// In the long form only: the same of a leader in a pod, as the audit log has it.
 #[tokio::test]
 async fn a_frozen_leader_is_replaced_and_writes_nothing_when_it_wakes() -> Result<()> {
+    if !soak() {
+        return Ok(());
+    }
     let cluster = Cluster::connect().await?;
     let namespace = cluster.namespace("e2e-frozen").await?;
     let image = cluster.registry.push_guest("probe", "e2e/frozen:1").await?;
@@ -92,8 +112,7 @@ async fn a_frozen_leader_is_replaced_and_writes_nothing_when_it_wakes() -> Resul
     let old = leader(&cluster).await?;
     let node = node_of(&cluster, &old).await?;
     let pid = cluster.on_node(node, &process(&old)).await?;
-    let other = cluster.operators().await?.into_iter().filter_map(|(_, pod)| pod.metadata.name).find(|pod| *pod != old);
-    let other = other.context("a second operator")?;
+    let other = second(&cluster, &old).await?;
     let begun = Timestamp::now();
     // It stops in the midst of work, and until then the other has written nothing.
     namespace.apply("probe", json!({"image": image, "replicas": 5})).await?;
@@ -101,7 +120,7 @@ async fn a_frozen_leader_is_replaced_and_writes_nothing_when_it_wakes() -> Resul
     assert_eq!(writes_of(&cluster, &other, begun).await?, Vec::<String>::new(), "by the one that stands by");
     let frozen = Timestamp::now();
     namespace.apply("probe", json!({"image": image, "replicas": 4})).await?;
-    let took = succeeded(&cluster, &old, Duration::from_secs(20)).await?;
+    let took = succeeded(&cluster, &old).await?;
     eprintln!("a frozen leader was replaced after {took:.1?}");
     cluster.on_node(node, &format!("kill -CONT {pid}")).await?;
     eventually("it has ended", Duration::from_secs(20), async || {
@@ -125,7 +144,8 @@ async fn a_frozen_leader_is_replaced_and_writes_nothing_when_it_wakes() -> Resul
 /// allows. What it tries is seen by its proxy.
 #[tokio::test]
 async fn a_leader_that_was_frozen_for_long_does_not_even_try_to_write() -> Result<()> {
-    let frozen_for = Duration::from_secs(if soak() { 60 } else { 22 });
+    // Longer than its lease in any case.
+    let frozen_for = Duration::from_secs(if soak() { 60 } else { 15 });
     let cluster = Cluster::connect().await?;
     let namespace = cluster.namespace("e2e-long").await?;
     let image = cluster.registry.push_guest("probe", "e2e/long:1").await?;
@@ -133,24 +153,27 @@ async fn a_leader_that_was_frozen_for_long_does_not_even_try_to_write() -> Resul
     let local = Operator::start(&cluster, 300).await?;
     local.leads(cluster.shims().await?.len()).await?;
     scale_installed(&cluster, 1).await?;
+    eventually("the installed one stands by", PATIENCE, async || stand_by(&cluster).await).await?;
     namespace.apply("probe", json!({"image": image, "replicas": 3})).await?;
     namespace.ready("probe").await?;
     let traffic = Traffic::echo(&namespace.target("probe").await?)?;
     traffic.flows().await?;
 
+    let (other, begun) = (second(&cluster, "local").await?, Timestamp::now());
     namespace.apply("probe", json!({"image": image, "replicas": 6})).await?;
     local.signal(Signal::STOP)?;
     local.proxy.begin(Faults::default());
     let (start, starts) = (Instant::now(), local.starts());
+    assert_eq!(writes_of(&cluster, &other, begun).await?, Vec::<String>::new(), "by the one that stands by");
     namespace.apply("probe", json!({"image": image, "replicas": 5})).await?;
-    let took = succeeded(&cluster, "local", Duration::from_secs(20)).await?;
+    let took = succeeded(&cluster, "local").await?;
     namespace.until("probe", "five replicas", |s| s.status.as_ref().is_some_and(|s| s.ready_replicas == 5)).await?;
     eventually("it was frozen for long enough", frozen_for * 2, async || {
         ensure!(start.elapsed() > frozen_for, "{:?}", start.elapsed());
         Ok(())
     })
     .await?;
-    let before = namespace.slice("probe").await?.metadata.resource_version;
+    let before = namespace.slice("probe").await?.endpoints;
     local.signal(Signal::CONT)?;
     eventually("it has ended and stands by", Duration::from_secs(20), async || {
         ensure!(local.starts() > starts, "still there");
@@ -159,7 +182,7 @@ async fn a_leader_that_was_frozen_for_long_does_not_even_try_to_write() -> Resul
     .await?;
     eprintln!("replaced after {took:.1?}, woken after {frozen_for:?}: it tried {} writes", local.proxy.tried());
     assert!(local.proxy.writes().is_empty() && local.proxy.tried() == 0, "{:?}", local.proxy.writes());
-    assert_eq!(namespace.slice("probe").await?.metadata.resource_version, before);
+    assert_eq!(namespace.slice("probe").await?.endpoints, before);
     let seen = traffic.stop().await?;
     eprintln!("leader frozen for long: {seen}");
     seen.none_lost(500)?;
@@ -169,7 +192,7 @@ async fn a_leader_that_was_frozen_for_long_does_not_even_try_to_write() -> Resul
 }
 
 #[tokio::test]
-async fn a_leader_that_is_told_to_go_is_replaced_within_two_seconds() -> Result<()> {
+async fn a_leader_that_is_told_to_go_gives_the_lease_back() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let old = leader(&cluster).await?;
     let node = node_of(&cluster, &old).await?;
@@ -189,6 +212,7 @@ async fn a_leader_that_is_told_to_go_is_replaced_within_two_seconds() -> Result<
     })
     .await?;
     eprintln!("a leader that was told to go was replaced after {:.1?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    // Who waits looks every second and a half at most. For a lease that was not given back it would wait fifteen.
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     Ok(())
 }

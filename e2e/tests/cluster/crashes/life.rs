@@ -64,7 +64,7 @@ async fn stage(namespace: &Namespace, replicas: i32) -> Result<Value> {
 
 /// Takes out what is different in each life: ids, times, addresses, measurements, counters.
 fn normalise(value: &mut Value) {
-    const OTHER: [&str; 22] = [
+    const OTHER: [&str; 23] = [
         "uid",
         "resourceVersion",
         "creationTimestamp",
@@ -76,6 +76,7 @@ fn normalise(value: &mut Value) {
         "density",
         "coldStart",
         "compileMillis",
+        "cacheHit",
         "targetPort",
         "selfLink",
         "generation",

@@ -3,10 +3,9 @@
 //! comes to be.
 
 mod keys;
-mod leader;
+pub(crate) mod leader;
 mod life;
-mod nodes;
-mod operator;
+pub(crate) mod nodes;
+pub(crate) mod operator;
 mod proxy;
-mod tokens;
 mod writes;

@@ -28,8 +28,9 @@ use tokio::{
 };
 
 use super::proxy::{Faults, Proxy};
+use crate::admin::Admin;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Sets how many operators are installed; waits until it is so.
 pub(crate) async fn scale_installed(cluster: &Cluster, replicas: usize) -> Result<()> {
@@ -84,10 +85,8 @@ impl Recipe {
 pub(crate) struct Operator {
     /// The way to the API server.
     pub proxy: Arc<Proxy>,
-    /// Where its metrics are.
-    pub admin: String,
-    /// Where shims reach it.
-    pub link: String,
+    /// Its pages and metrics.
+    pub admin: Admin,
     starts: Arc<Mutex<usize>>,
     pid: Arc<Mutex<Option<Pid>>>,
     stopping: Arc<AtomicBool>,
@@ -112,20 +111,21 @@ impl Operator {
         let registry = std::env::var("REGISTRY").context("REGISTRY is not set: run this by `make test-cluster`")?;
         // The registry is on the host's address in the cluster: so is this operator.
         let ip = registry.rsplit_once(':').context("host:port")?.0.to_owned();
-        let free = || Ok::<_, std::io::Error>(Ports::bind("127.0.0.1:0")?.local_addr()?.port());
+        // Below those that connections take: while it is started again nobody else gets them.
+        let free = |first: u16| (first..first + 1000).find(|port| Ports::bind(("0.0.0.0", *port)).is_ok());
         let test = std::env::current_exe()?;
         let built = test.parent().and_then(|deps| deps.parent()).context("the folder of what was built")?;
         let recipe = Recipe {
             program: built.join("podless-operator"),
             kubeconfig,
             cache: files.path().join("cache"),
-            admin: free()?,
-            link: free()?,
+            admin: free(21_000).context("a free port")?,
+            link: free(22_000).context("a free port")?,
             registry,
             ip,
             overlap,
         };
-        let (admin, link) = (format!("127.0.0.1:{}", recipe.admin), format!("127.0.0.1:{}", recipe.link));
+        let admin = Admin(format!("127.0.0.1:{}", recipe.admin));
         let (starts, pid) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(None)));
         let mut child = recipe.run()?;
         let (counted, known, shared) = (starts.clone(), pid.clone(), proxy.clone());
@@ -150,7 +150,7 @@ impl Operator {
                 }
             }
         });
-        Ok(Self { proxy, admin, link, starts, pid, stopping, keeper, _files: files })
+        Ok(Self { proxy, admin, starts, pid, stopping, keeper, _files: files })
     }
 
     /// Ends it for good; it gives the lease back.
@@ -167,24 +167,28 @@ impl Operator {
         *self.starts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Kills it, and waits until it was started again.
+    pub(crate) async fn again(&self) -> Result<()> {
+        let starts = self.starts();
+        self.signal(Signal::KILL)?;
+        eventually("it is started again", PATIENCE, async || {
+            ensure!(self.starts() > starts, "not yet");
+            Ok(())
+        })
+        .await
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let pid = self.pid.lock().unwrap_or_else(PoisonError::into_inner).context("it is not running")?;
         Ok(kill_process(pid, signal)?)
     }
 
-    /// One of its metrics; 0 when it was never counted.
-    pub(crate) async fn metric(&self, name: &str) -> Result<f64> {
-        let text = page(&self.admin, "/metrics").await?;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(line.map(|value| value.trim().parse()).transpose()?.unwrap_or(0.0))
-    }
-
     /// Waits until it leads and every shim is connected.
     pub(crate) async fn leads(&self, shims: usize) -> Result<()> {
         eventually("the local operator leads", PATIENCE, async || {
-            ensure!(page(&self.admin, "/readyz").await? == "leading\n", "not yet");
-            let connected = self.metric("podless_operator_shims_connected").await?;
+            ensure!(self.admin.page("/readyz").await? == "leading\n", "not yet");
+            let connected = self.admin.metric("podless_operator_shims_connected").await?;
             ensure!(connected as usize == shims, "{connected} shims");
             Ok(())
         })
@@ -197,16 +201,4 @@ impl Drop for Operator {
         // The child goes with the task that keeps it.
         self.keeper.abort();
     }
-}
-
-async fn page(address: &str, path: &str) -> Result<String> {
-    use http_body_util::{BodyExt, Empty};
-    let stream = tokio::net::TcpStream::connect(address).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let request = http::Request::get(path).header("host", address).body(Empty::<bytes::Bytes>::new())?;
-    let answer = sender.send_request(request).await?;
-    let body = answer.into_body().collect().await?.to_bytes();
-    connection.abort();
-    Ok(String::from_utf8(body.to_vec())?)
 }

@@ -13,16 +13,26 @@ mod tests;
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use podless_link::v1;
 use tokio::sync::Notify;
 
-pub use shim::{Failure, SessionKey, Shim};
+pub use shim::{Failure, HIGHEST_BELIEVED, SessionKey, Shim};
 pub use tell::Next;
 
 use super::{auth::Identity, content::Assigned};
+
+/// The dead are remembered for this long at least: whoever planned one just before it was buried comes too late.
+const REST: Duration = Duration::from_secs(600);
+
+/// A service that is gone for certain.
+struct Buried {
+    /// The highest generation that anyone has seen.
+    seen: u64,
+    since: Instant,
+}
 
 /// Everything about shims that is not in Kubernetes.
 #[derive(Default)]
@@ -30,8 +40,7 @@ pub struct Sessions {
     fingerprint: String,
     shims: HashMap<String, Shim>,
     services: HashMap<String, Arc<Assigned>>,
-    /// Services that are gone for certain, with the highest generation that anyone has seen.
-    buried: HashMap<String, u64>,
+    buried: HashMap<String, Buried>,
     /// Pods of shims that nobody reaches; see `eject`.
     ejected: HashSet<String>,
     last_probe: u64,
@@ -93,11 +102,13 @@ impl Sessions {
         }
     }
 
-    /// A shim has acknowledged something.
-    pub fn ack(&mut self, key: &SessionKey, ack: v1::Ack, now: Instant) {
-        if let Some(shim) = self.shim(key) {
-            shim.acknowledged(ack, now);
-        }
+    /// A shim has acknowledged something. Answers whether it claimed a higher generation than it can have: then the one
+    /// that it can have counts.
+    pub fn ack(&mut self, key: &SessionKey, ack: v1::Ack, now: Instant) -> bool {
+        // It may have been told on an earlier stream, which `told` does not remember.
+        let assigned = self.services.get(&ack.service_uid).filter(|a| a.budgets.contains_key(&key.pod_uid));
+        let assigned = assigned.map_or(0, |a| a.generation);
+        self.shim(key).is_some_and(|shim| shim.acknowledged(ack, assigned, now))
     }
 
     /// A shim has reported.
@@ -121,10 +132,10 @@ impl Sessions {
     }
 
     /// The service is gone for certain (see `tombstone`): whoever knows it is told to let it go.
-    pub fn bury(&mut self, service: &str) {
+    pub fn bury(&mut self, service: &str, now: Instant) {
         let assigned = self.services.remove(service).map_or(0, |a| a.generation);
         let seen = self.shims.values().map(|shim| shim.highest(service)).fold(assigned, u64::max);
-        self.buried.insert(service.to_owned(), seen);
+        self.buried.insert(service.to_owned(), Buried { seen, since: now });
         let pods: Vec<_> = self.shims.keys().cloned().collect();
         for pod in pods {
             if let Some(shim) = self.shims.get_mut(&pod) {
@@ -132,6 +143,14 @@ impl Sessions {
             }
             self.touch(&pod, service);
         }
+    }
+
+    /// Forgets the dead whom no shim knows any more. Who connects later and knows one has it buried once more.
+    pub fn forget_buried(&mut self, now: Instant) {
+        let shims = &self.shims;
+        self.buried.retain(|uid, buried| {
+            now.saturating_duration_since(buried.since) < REST || shims.values().any(|shim| shim.highest(uid) > 0)
+        });
     }
 
     /// The service as it is assigned now.

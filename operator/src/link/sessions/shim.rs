@@ -12,6 +12,10 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::link::auth::Identity;
 
+/// No honest shim says Hello with a higher generation: they grow by one with each change. What is above is left for the
+/// changes to come.
+pub const HIGHEST_BELIEVED: u64 = u64::MAX / 2;
+
 /// A shim could not load a generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -58,7 +62,8 @@ pub struct Shim {
     pub(super) told: HashMap<String, u64>,
     pub(super) dirty: BTreeSet<String>,
     /// Services that must have been planned with this shim in view before it is told that it has everything.
-    pub(super) awaits: HashSet<String>,
+    /// Of one that cannot be made for now: since when that is known.
+    pub(super) awaits: HashMap<String, Option<Instant>>,
     pub(super) joined: u64,
     pub(super) synced: bool,
     /// Questions about others that it is yet to be asked.
@@ -77,7 +82,8 @@ impl Shim {
         session: u64,
         now: Instant,
     ) -> Self {
-        let known: HashMap<_, _> = hello.known.iter().map(|k| (k.service_uid.clone(), k.generation)).collect();
+        let known = hello.known.iter().map(|k| (k.service_uid.clone(), k.generation.min(HIGHEST_BELIEVED)));
+        let known: HashMap<_, _> = known.collect();
         let notify = Arc::new(Notify::new());
         notify.notify_one();
         Self {
@@ -91,7 +97,7 @@ impl Shim {
             session,
             gone: false,
             dirty: known.keys().cloned().collect(),
-            awaits,
+            awaits: awaits.into_iter().map(|service| (service, None)).collect(),
             joined: session,
             synced: false,
             questions: VecDeque::new(),
@@ -110,23 +116,29 @@ impl Shim {
         self.asked.clear();
     }
 
-    pub(super) fn acknowledged(&mut self, ack: v1::Ack, now: Instant) {
-        let v1::Ack { service_uid, generation, outcome } = ack;
+    /// Takes its word, for no higher a generation than it can have. Answers whether it claimed one.
+    pub(super) fn acknowledged(&mut self, ack: v1::Ack, assigned: u64, now: Instant) -> bool {
+        let v1::Ack { service_uid, generation: claimed, outcome } = ack;
+        // 0 is none: of what it was never told it can say nothing.
+        let generation = claimed.min(self.highest(&service_uid).max(assigned));
         match outcome {
-            Some(v1::ack::Outcome::Loaded(_)) => {
+            Some(v1::ack::Outcome::Loaded(_)) if generation > 0 => {
                 self.failed.remove(&service_uid);
                 self.known.insert(service_uid, generation);
             }
-            Some(v1::ack::Outcome::Failed(v1::Failed { reason, message })) => {
+            Some(v1::ack::Outcome::Failed(v1::Failed { reason, message })) if generation > 0 => {
                 self.failed.insert(service_uid, Failure { generation, reason, message, at: now });
             }
             Some(v1::ack::Outcome::Withdrawn(_)) => {
                 self.known.remove(&service_uid);
                 self.failed.remove(&service_uid);
                 self.told.remove(&service_uid);
+                // The generation of a withdrawal is what anyone has seen, not this shim.
+                return false;
             }
-            None => {}
+            _ => {}
         }
+        claimed > generation
     }
 
     /// Buckets that there are not are dropped: what comes from a node is not believed blindly.

@@ -2,13 +2,14 @@
 //! that it has everything when each service was planned with it in view. Pure.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use podless_link::v1;
 
-use super::{SessionKey, Sessions};
+use super::{Buried, SessionKey, Sessions};
 use crate::link::content::Assigned;
 
 /// What a shim is told next.
@@ -45,6 +46,32 @@ impl Sessions {
         }
     }
 
+    /// A service cannot be made for now, and shims on these nodes serve it. A shim that would take the place of one of
+    /// them waits for it, but no longer than `most`; for everyone else it is settled. Answers how long until the next of
+    /// them has waited enough.
+    pub fn hold(
+        &mut self,
+        service: &str,
+        epoch: u64,
+        nodes: &BTreeSet<String>,
+        most: Duration,
+        now: Instant,
+    ) -> Option<Duration> {
+        let mut next: Option<Duration> = None;
+        for shim in self.shims.values_mut().filter(|shim| shim.connected && !shim.synced && shim.joined <= epoch) {
+            let replaces = nodes.contains(&shim.identity.node) && !shim.known.contains_key(service);
+            let Some(since) = shim.awaits.get_mut(service) else { continue };
+            let left = most.saturating_sub(now.saturating_duration_since(*since.get_or_insert(now)));
+            if replaces && !left.is_zero() {
+                next = Some(next.map_or(left, |next| next.min(left)));
+            } else {
+                shim.awaits.remove(service);
+                shim.notify.notify_one();
+            }
+        }
+        next
+    }
+
     /// A shim that could not load this long ago is told again.
     pub fn retry_failed(&mut self, service: &str, now: Instant, after: Duration) {
         for shim in self.shims.values_mut() {
@@ -67,7 +94,7 @@ impl Sessions {
         }
         let matches = shim.hello.fingerprint == *fingerprint;
         while let Some(uid) = shim.dirty.pop_first() {
-            if let Some(&seen) = buried.get(&uid) {
+            if let Some(&Buried { seen, .. }) = buried.get(&uid) {
                 if shim.known.contains_key(&uid) || shim.told.contains_key(&uid) {
                     return Some(Next::Withdraw { service: uid, generation: seen });
                 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::{build::Code, link::content::Content, reconcile::env::Env, wake::ServiceRef};
 use podless_artifact::seal::{HttpWorld, Seal};
 use podless_crds::Image;
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 fn identity(pod: &str) -> Identity {
     Identity { pod_uid: pod.into(), pod_name: pod.into(), node: format!("node of {pod}"), ip: "10.0.0.1".into() }
@@ -37,6 +37,8 @@ fn assigned(service: &str, generation: u64, pods: &[&str]) -> Assigned {
         generation,
         port: 20_000,
         content: Arc::new(content),
+        fingerprint: generation.to_string(),
+        parked: false,
         replicas: pods.iter().map(|pod| (format!("node of {pod}"), 2)).collect(),
         budgets: pods.iter().map(|pod| ((*pod).to_owned(), 20)).collect(),
     }
@@ -97,7 +99,7 @@ fn a_shim_of_another_engine_is_told_of_deletions_only() {
     let key = open(&mut sessions, "p", hello("old", &[("a", 3)]), &[]);
     sessions.assign(assigned("a", 4, &["p"]));
     assert!(drain(&mut sessions, &key).is_empty(), "nor does it become ready and replace one that serves");
-    sessions.bury("a");
+    sessions.bury("a", Instant::now());
     assert_eq!(drain(&mut sessions, &key), ["withdraw a 4"]);
 }
 
@@ -107,7 +109,7 @@ fn the_dead_are_withdrawn_from_whoever_knows_them_whenever_it_comes() {
     let (p, q) = (open(&mut sessions, "p", hello("f", &[]), &[]), open(&mut sessions, "q", hello("f", &[]), &[]));
     sessions.assign(assigned("a", 1, &["p"]));
     assert_eq!(drain(&mut sessions, &p), ["assign a 1 20", "synced"]);
-    sessions.bury("a");
+    sessions.bury("a", Instant::now());
     assert_eq!(
         (drain(&mut sessions, &p), drain(&mut sessions, &q)),
         (vec!["withdraw a 1".into()], vec!["synced".into()])
@@ -115,6 +117,96 @@ fn the_dead_are_withdrawn_from_whoever_knows_them_whenever_it_comes() {
     let late = open(&mut sessions, "late", hello("f", &[("a", 1)]), &[]);
     assert_eq!(drain(&mut sessions, &late), ["withdraw a 1", "synced"]);
     assert!(sessions.all_known().is_empty());
+}
+
+#[test]
+fn the_dead_are_forgotten_when_no_shim_knows_them() {
+    let mut sessions = Sessions::new("f".into());
+    let (start, key) = (Instant::now(), open(&mut sessions, "p", hello("f", &[("a", 1)]), &[]));
+    sessions.bury("a", start);
+    sessions.bury("b", start);
+    let later = start + REST;
+    sessions.forget_buried(start + REST / 2);
+    sessions.assign(assigned("b", 1, &["p"]));
+    assert!(sessions.assigned("b").is_none(), "planned before its end was known");
+    sessions.forget_buried(later);
+    assert_eq!(sessions.buried.keys().collect::<Vec<_>>(), ["a"], "p still has it");
+    assert_eq!(drain(&mut sessions, &key), ["withdraw a 1", "synced"]);
+    let outcome = Some(v1::ack::Outcome::Withdrawn(v1::Withdrawn {}));
+    let ack = v1::Ack { service_uid: "a".into(), generation: 1, outcome };
+    assert!(!sessions.ack(&key, ack, later));
+    sessions.forget_buried(later);
+    assert!(sessions.buried.is_empty());
+    // One that was away for all that time is told as well.
+    let late = open(&mut sessions, "late", hello("f", &[("a", 1)]), &[]);
+    assert!(sessions.all_known().contains("a"), "so it is looked for, and buried again");
+    sessions.bury("a", later);
+    assert_eq!(drain(&mut sessions, &late), ["withdraw a 1", "synced"]);
+}
+
+#[test]
+fn no_shim_is_believed_a_generation_that_it_was_not_told() {
+    let mut sessions = Sessions::new("f".into());
+    sessions.assign(assigned("a", 3, &["p"]));
+    let key = open(&mut sessions, "p", hello("f", &[("b", 5), ("c", u64::MAX)]), &[]);
+    assert_eq!(drain(&mut sessions, &key), ["assign a 3 20", "synced"]);
+    let now = Instant::now();
+    let loaded = || v1::ack::Outcome::Loaded(v1::Loaded {});
+    let failed = || v1::ack::Outcome::Failed(v1::Failed { reason: "disk".into(), message: "full".into() });
+    let mut says = |service: &str, generation, outcome| {
+        let ack = v1::Ack { service_uid: service.into(), generation, outcome: Some(outcome) };
+        sessions.ack(&key, ack, now)
+    };
+    assert!(!says("a", 3, loaded()), "as it was told");
+    for (service, generation) in [("a", 4), ("a", u64::MAX), ("b", 6), ("never told", 1)] {
+        assert!(says(service, generation, loaded()), "{service} {generation}");
+        assert!(says(service, generation, failed()), "{service} {generation}");
+    }
+    let shim = &sessions.shims()["p"];
+    let known = |service: &str| shim.known.get(service).copied();
+    assert_eq!((known("a"), known("b"), known("never told")), (Some(3), Some(5), None));
+    assert_eq!(known("c"), Some(HIGHEST_BELIEVED), "there is room above it");
+    let failed: HashMap<_, _> = shim.failed.iter().map(|(uid, f)| (uid.as_str(), f.generation)).collect();
+    assert_eq!(failed, HashMap::from([("a", 3), ("b", 5)]));
+
+    // What it was told on an earlier stream, it may acknowledge on this one.
+    let again = open(&mut sessions, "p", hello("f", &[]), &[]);
+    let ack = v1::Ack { service_uid: "a".into(), generation: 3, outcome: Some(loaded()) };
+    assert!(!sessions.ack(&again, ack, now));
+    assert_eq!(sessions.shims()["p"].known["a"], 3);
+}
+
+#[test]
+fn who_replaces_a_shim_waits_for_what_that_one_serves_and_not_for_ever() {
+    let mut sessions = Sessions::new("f".into());
+    let (start, most) = (Instant::now(), Duration::from_secs(60));
+    let joins = |sessions: &mut Sessions, pod: &str, node: &str, known: &[(&str, u64)]| {
+        let identity = Identity { node: node.into(), ..identity(pod) };
+        sessions.open(identity, hello("f", known), HashSet::from(["a".to_owned()]), start).0
+    };
+    let old = joins(&mut sessions, "old", "n1", &[("a", 1)]);
+    let new = joins(&mut sessions, "new", "n1", &[]);
+    let elsewhere = joins(&mut sessions, "elsewhere", "n2", &[]);
+    let epoch = sessions.epoch();
+    let late = joins(&mut sessions, "late", "n2", &[]);
+    let nodes = BTreeSet::from(["n1".to_owned()]);
+    assert_eq!(sessions.hold("a", epoch, &nodes, most, start), Some(most));
+    assert_eq!(drain(&mut sessions, &old), ["synced"], "it has it");
+    assert_eq!(drain(&mut sessions, &elsewhere), ["synced"], "it replaces nobody");
+    assert!(drain(&mut sessions, &new).is_empty() && drain(&mut sessions, &late).is_empty());
+    let half = start + most / 2;
+    assert_eq!(sessions.hold("a", sessions.epoch(), &nodes, most, half), Some(most / 2));
+    assert_eq!(drain(&mut sessions, &late), ["synced"], "it was not in view before");
+    // When it can be made at last, it is told first.
+    sessions.assign(assigned("a", 2, &["new"]));
+    sessions.settle("a", sessions.epoch());
+    assert_eq!(drain(&mut sessions, &new), ["assign a 2 20", "synced"]);
+
+    let last = joins(&mut sessions, "last", "n1", &[]);
+    let epoch = sessions.epoch();
+    assert_eq!(sessions.hold("a", epoch, &nodes, most, half), Some(most), "counted from when it began to wait");
+    assert_eq!(sessions.hold("a", epoch, &nodes, most, half + most), None);
+    assert_eq!(drain(&mut sessions, &last), ["synced"]);
 }
 
 #[test]

@@ -7,18 +7,25 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     link::content::{Assigned, Content},
-    reconcile::{children::Recorded, views::ShimView},
+    reconcile::{children::{Recorded, RecordedNode}, views::ShimView},
 };
 
 /// Name of exactly what is assigned. `salt` is the operator's secret: the name is written into the slice, and who reads
 /// it there must not be able to try out what a secret variable holds.
-pub(super) fn fingerprint(salt: &[u8], content: &Content, port: u16, replicas: &BTreeMap<String, u32>) -> String {
+pub(super) fn fingerprint(
+    salt: &[u8],
+    content: &Content,
+    port: u16,
+    nodes: &BTreeMap<String, RecordedNode>,
+    parked: bool,
+) -> String {
     let mut hash = Sha256::new();
     hash.update(salt);
     hash.update(content.fingerprint());
     hash.update(port.to_le_bytes());
-    for (node, replicas) in replicas {
-        hash.update(format!("\0{node}\0{replicas}"));
+    hash.update([parked.into()]);
+    for (node, RecordedNode { replicas, budget }) in nodes {
+        hash.update(format!("\0{node}\0{replicas}\0{budget}"));
     }
     hex::encode(&hash.finalize()[..8])
 }
@@ -26,7 +33,6 @@ pub(super) fn fingerprint(salt: &[u8], content: &Content, port: u16, replicas: &
 /// The same generation while nothing changes; else one more than anybody has seen, so that neither a new leader nor a
 /// restored API server can send what the shims would refuse as old.
 pub(super) fn next_generation(
-    salt: &[u8],
     print: &str,
     assigned: Option<&Assigned>,
     record: Option<&Recorded>,
@@ -34,8 +40,8 @@ pub(super) fn next_generation(
 ) -> u64 {
     let seen = shims.iter().filter_map(|s| s.serves.max(s.failed.as_ref().map(|f| f.generation))).max().unwrap_or(0);
     let (now, now_print) = match (assigned, record) {
-        (Some(a), _) => (a.generation, fingerprint(salt, &a.content, a.port, &a.replicas)),
-        (None, Some(r)) => (r.generation, r.fingerprint.clone()),
+        (Some(a), _) => (a.generation, &a.fingerprint),
+        (None, Some(r)) => (r.generation, &r.fingerprint),
         (None, None) => return seen + 1,
     };
     if now_print == print && now >= seen { now } else { now.max(seen) + 1 }

@@ -2,10 +2,12 @@
 //! it for status; or why nothing may be touched. Pure.
 //!
 //! `place` says where, `content` what, `generation` whether it is new, and `shims` who is told and who gets connections.
+//! `settled` says what that means for a shim that joins.
 
 mod content;
 mod generation;
 mod place;
+mod settled;
 mod shims;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -18,11 +20,13 @@ use super::{
     observe::Observed,
     views::ShimView,
 };
-use crate::{build::BuildState, link::content::Assigned, schedule::Cost};
+use crate::{build::BuildState, link::content::Assigned, nodes::facts::ZONE, schedule::Cost};
 use content::{amounts, content_of};
 use generation::{fingerprint, next_generation};
 use place::{Places, place, stay};
 use shims::{Before, Shims, takers};
+
+pub use settled::{Settled, settled};
 
 /// How long a shim whose link is down keeps its places whatever its pod's state: a killed shim is back in a second.
 pub const GRACE: Duration = Duration::from_secs(10);
@@ -38,6 +42,8 @@ pub struct Settings {
     pub cluster_domain: String,
     /// `IPv4` or `IPv6`: the family of the pods' addresses.
     pub address_type: &'static str,
+    /// On how many nodes a service that is scaled to zero waits for its first request.
+    pub activation_nodes: usize,
     /// A secret that is the same for every leader: see [`salt`].
     pub salt: Vec<u8>,
 }
@@ -67,6 +73,8 @@ pub struct Plan {
 pub struct Facts {
     /// Replicas that were asked for.
     pub wanted: u32,
+    /// There are none because nobody asks: the first request loads it.
+    pub parked: bool,
     /// Places, those with most replicas first.
     pub places: Vec<Place>,
     /// Why not all replicas have a place.
@@ -87,8 +95,6 @@ pub struct Facts {
     pub placeable: bool,
     /// The image that was assigned, when this leader knows it.
     pub image: Option<Image>,
-    /// What served before is not made anew yet: a shim that joins must wait for it.
-    pub unsettled: bool,
 }
 
 /// Replicas on one node.
@@ -140,28 +146,30 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
     let current = assigned.map(|a| a.replicas.clone()).or_else(|| record.as_ref().map(Recorded::replicas));
     let current = current.unwrap_or_default();
     let Places { replicas, short } = match content {
-        Some(_) => place(o, &shims, loads, amounts.each, &current),
+        Some(_) => place(o, &shims, loads, amounts.each, &current, settings.activation_nodes),
         // A new leader that has not made the artifact yet moves nothing.
         None => Places { replicas: stay(&current, &shims), short: None },
     };
     shims.choose(&replicas);
 
     let next = content.as_ref().filter(|_| !replicas.is_empty()).map(|content| {
-        let print = fingerprint(&settings.salt, content, port, &replicas);
-        let generation = next_generation(&settings.salt, &print, assigned, record.as_ref(), &o.shims);
-        let budget = |replicas: u32| replicas.saturating_mul(content.concurrency);
+        let budget = |n: u32| o.demand.budget(n, replicas.len(), content.concurrency);
         let nodes = replicas.iter().map(|(node, &n)| (node.clone(), RecordedNode { replicas: n, budget: budget(n) }));
+        let (nodes, parked) = (nodes.collect(), o.demand.is_parked());
+        let print = fingerprint(&settings.salt, content, port, &nodes, parked);
+        let generation = next_generation(&print, assigned, record.as_ref(), &o.shims);
         let record = Recorded {
             generation,
             service_generation: content.service_generation,
-            fingerprint: print,
-            nodes: nodes.collect(),
+            fingerprint: print.clone(),
+            nodes,
             cpu_millis: amounts.each.cpu_millis,
             memory: amounts.each.memory,
         };
         let budgets = shims.chosen.iter().map(|s| (s.pod_uid.clone(), budget(replicas[&s.node]))).collect();
         let (service, content) = (o.id.clone(), content.clone());
-        (record, Assigned { service, generation, port, content, replicas: replicas.clone(), budgets })
+        let replicas = replicas.clone();
+        (record, Assigned { service, generation, port, content, fingerprint: print, replicas, parked, budgets })
     });
     let (record, next) = match next {
         Some((record, next)) => (Some(record), Some(next)),
@@ -182,7 +190,10 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         // A new leader has not heard of this shim yet: what was written is believed until it is.
         None => !shim.connected && believed && before.serves(shim),
     };
-    let targets = shims.targets(&replicas, &before);
+    let mut targets = shims.targets(&replicas, &before);
+    for target in &mut targets {
+        target.zone = o.nodes.get(&target.node).and_then(|node| node.labels.get(ZONE).cloned());
+    }
     let mut places: Vec<_> = replicas
         .iter()
         .map(|(node, &replicas)| Place {
@@ -198,7 +209,8 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
     });
     let takers = takers(&targets);
     let facts = Facts {
-        wanted: o.service.spec.replicas(),
+        wanted: o.demand.wanted(),
+        parked: o.demand.is_parked(),
         places,
         short,
         env: o.env.as_ref().err().map(ToString::to_string),
@@ -209,7 +221,6 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         patience: o.patience,
         placeable: content.is_some(),
         image: next.as_ref().map(|n| n.content.image.clone()),
-        unsettled: matches!(o.build, BuildState::Pending(_)) && record.is_some() && assigned.is_none(),
     };
     Ok(Plan {
         service: service_object(&o.service, port),
@@ -218,6 +229,17 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         loads: held.iter().map(|(node, n)| (node.clone(), taken(o, node, amounts.each.times(*n)))).collect(),
         facts,
     })
+}
+
+/// What is assigned, sealed by another key than before: of a service for which there is no plan, and which serves on.
+/// Shims must have it before the old key is forgotten, or could not start it again. The next plan counts on from it.
+pub fn resealed(o: &Observed) -> Option<Assigned> {
+    let (assigned, kept) = (o.assigned.as_deref()?, o.kept.as_ref()?);
+    if kept.sealed == assigned.content.sealed {
+        return None;
+    }
+    let generation = next_generation("", Some(assigned), None, &o.shims);
+    Some(Assigned { generation, content: kept.clone(), ..assigned.clone() })
 }
 
 /// What replicas take of a node. Nobody can take more slots than there are: who asks for absurdly many must not make

@@ -13,7 +13,8 @@ use crate::{
 /// Where a service goes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Places {
-    /// Replicas by node. All of them are 0 when the service is stopped: these nodes answer that it is.
+    /// Replicas by node. All of them are 0 when the service is stopped: these nodes answer that it is. And when it is
+    /// parked: these load it for the first request.
     pub(super) replicas: BTreeMap<String, u32>,
     /// Why not all replicas have a place.
     pub(super) short: Option<String>,
@@ -26,30 +27,46 @@ pub(super) fn place(
     loads: &BTreeMap<String, Cost>,
     each: Cost,
     current: &BTreeMap<String, u32>,
+    activation_nodes: usize,
 ) -> Places {
-    let unknown = NodeFacts::default();
-    let nodes = nodes(o, shims, loads, &unknown);
     let spec = &o.service.spec;
-    let asked = spec.replicas();
+    // A Node that the watch does not show though its shim is there: whoever it has stays, as if it were as they want it.
+    // To others it is one without labels or taints.
+    let unknown = NodeFacts::default();
+    let missing = NodeFacts { labels: spec.node_selector.clone(), ..NodeFacts::default() };
+    let nodes = nodes(shims, loads, |name| {
+        let otherwise = if current.contains_key(name) { &missing } else { &unknown };
+        o.nodes.get(name).unwrap_or(otherwise)
+    });
+    let asked = o.demand.wanted();
     let ask = Ask {
         service: &o.id.uid,
-        // Who is stopped has one place at least, where requests are answered that it is.
+        // Who has no replicas has one place at least, where requests are answered all the same.
         replicas: asked.max(1),
         node_selector: &spec.node_selector,
         tolerations: &spec.tolerations,
         each,
     };
-    let placement = schedule::place(&ask, &nodes, current);
+    let placement = match o.demand.is_parked() {
+        true => schedule::activation_set(&ask, &nodes, activation_nodes),
+        false => schedule::place(&ask, &nodes, current),
+    };
     let kept = stay(current, shims);
-    if asked == 0 {
-        let places = if kept.is_empty() { placement.replicas } else { kept };
-        return Places { replicas: places.into_keys().map(|node| (node, 0)).collect(), short: None };
-    }
     let placed: u32 = placement.replicas.values().sum();
-    let short = (placed < asked).then(|| {
+    let why = || {
         let elsewhere = o.nodes.keys().filter(|name| !nodes.contains_key(*name)).count();
-        let why = sentence(&placement.misfits, elsewhere, placed > 0);
-        if placed > 0 { format!("{placed} of {asked} replicas placed: {why}") } else { why }
+        sentence(&placement.misfits, elsewhere, placed > 0)
+    };
+    if asked == 0 {
+        // What is stopped stays where it is; what is parked has a place of its own.
+        let stays = !o.demand.is_parked() && !kept.is_empty() || placement.replicas.is_empty();
+        let short = (o.demand.is_parked() && placement.replicas.is_empty()).then(why);
+        let places = if stays { kept } else { placement.replicas };
+        return Places { replicas: places.into_keys().map(|node| (node, 0)).collect(), short };
+    }
+    let short = (placed < asked).then(|| match placed {
+        0 => why(),
+        _ => format!("{placed} of {asked} replicas placed: {}", why()),
     });
     // What serves goes on serving where it is while it fits nowhere.
     let replicas = if placed == 0 { kept } else { placement.replicas };
@@ -62,17 +79,16 @@ pub(super) fn stay(current: &BTreeMap<String, u32>, shims: &Shims<'_>) -> BTreeM
     current.iter().filter(|(node, _)| usable(node)).map(|(node, n)| (node.clone(), *n)).collect()
 }
 
-/// The nodes of the shims that may be used. A Node that the watch has not shown yet is one without labels or taints.
+/// The nodes of the shims that may be used.
 fn nodes<'a>(
-    o: &'a Observed,
-    shims: &Shims<'a>,
+    shims: &Shims<'_>,
     loads: &BTreeMap<String, Cost>,
-    unknown: &'a NodeFacts,
+    facts: impl Fn(&str) -> &'a NodeFacts,
 ) -> BTreeMap<String, Node<'a>> {
     let mut nodes: BTreeMap<String, Node<'a>> = BTreeMap::new();
     for shim in &shims.usable {
         let node = nodes.entry(shim.node.clone()).or_insert_with(|| Node {
-            facts: o.nodes.get(&shim.node).unwrap_or(unknown),
+            facts: facts(&shim.node),
             memory: None,
             slots: None,
             used: loads.get(&shim.node).copied().unwrap_or_default(),

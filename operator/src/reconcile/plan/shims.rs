@@ -54,6 +54,20 @@ impl ShimView {
     fn held(&self) -> bool {
         !self.terminating && !self.ejected && (self.connected || self.pod_ready || self.silent < GRACE)
     }
+
+    /// Nothing has been heard of it, and nobody has looked for it in vain.
+    fn out_of_sight(&self) -> bool {
+        !self.terminating && !self.ejected && !self.held()
+    }
+}
+
+/// Whether nothing is heard of more than half of the nodes. That says more about whoever listens: after an outage of the
+/// API server many Nodes are NotReady that serve. Those that nobody reaches are ejected, half of all at most, and do not
+/// count here: when most nodes are lost indeed, what ran there is moved all the same.
+fn most_are_out_of_sight(all: &[ShimView]) -> bool {
+    let nodes: BTreeSet<_> = all.iter().map(|s| &s.node).collect();
+    let accounted_for: BTreeSet<_> = all.iter().filter(|s| !s.out_of_sight()).map(|s| &s.node).collect();
+    (nodes.len() - accounted_for.len()) * 2 > nodes.len()
 }
 
 /// The shims by what this service may do with them.
@@ -66,7 +80,9 @@ pub(super) struct Shims<'a> {
 impl<'a> Shims<'a> {
     pub(super) fn sort(all: &'a [ShimView], before: &Before<'_>, assigned: Option<&Assigned>) -> Self {
         let placed = |s: &ShimView| before.listed(s) || assigned.is_some_and(|a| a.budgets.contains_key(&s.pod_uid));
-        let mut usable: Vec<_> = all.iter().filter(|s| s.assignable() || placed(s) && s.held()).collect();
+        let blind = most_are_out_of_sight(all);
+        let stays = |s: &ShimView| s.held() || blind && s.out_of_sight();
+        let mut usable: Vec<_> = all.iter().filter(|s| s.assignable() || placed(s) && stays(s)).collect();
         if usable.is_empty() {
             // Who has lost sight of every shim at once moves none.
             usable = all.iter().filter(|s| placed(s) && !s.terminating).collect();
@@ -121,6 +137,7 @@ pub(super) fn takers(targets: &[Target]) -> BTreeSet<&str> {
 fn target_of(shim: &ShimView, ready: bool, serving: bool, terminating: bool) -> Target {
     Target {
         node: shim.node.clone(),
+        zone: None,
         pod_uid: shim.pod_uid.clone(),
         pod_name: shim.pod_name.clone(),
         ip: shim.ip.clone(),

@@ -81,7 +81,7 @@ proptest! {
                 highest = record.generation;
                 let total: u32 = record.nodes.values().map(|n| n.replicas).sum();
                 prop_assert!(!record.nodes.is_empty());
-                let asked = world.service.spec.replicas();
+                let asked = world.service.spec.fixed_replicas().expect("replicas");
                 // Where nobody can be told, the record stays as it was.
                 let told = Some(record.service_generation) == world.service.metadata.generation;
                 prop_assert!(!told || total == 0 || asked > 0, "{total} of {asked}");

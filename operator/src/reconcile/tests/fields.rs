@@ -1,6 +1,10 @@
 //! What single fields of the spec do: environment, grants, replicas, placement; and what a new leader says of them.
 
 use super::*;
+use crate::{
+    autoscale::{Mode, Why},
+    nodes::facts::ZONE,
+};
 
 #[test]
 fn a_secret_that_changes_is_rolled_out_and_one_that_goes_stops_nothing() {
@@ -179,4 +183,89 @@ fn a_new_leader_repeats_nothing_of_what_is_broken() {
         world.turn().expect("planned");
         assert_eq!(world.service.status, before);
     }
+}
+
+fn scaled_to(world: &mut World, desired: u32) {
+    let why = if desired == 0 { Why::Idle } else { Why::Load };
+    let mode = if desired == 0 { Mode::Parked } else { Mode::Stable };
+    world.decided = Some(Decision { desired, mode, current: 300.4, target: 70.0, why });
+    world.turn().expect("planned");
+}
+
+fn ready(world: &World) -> Vec<String> {
+    world.endpoints().into_iter().filter(|endpoint| endpoint.ends_with('+')).collect()
+}
+
+#[test]
+fn what_is_scaled_to_zero_waits_on_its_nodes_and_is_ready() {
+    let mut world = World::new(&["a", "b", "c"], 0);
+    world.service.spec.replicas = None;
+    scaled_to(&mut world, 0);
+    world.load();
+    let assigned = world.assigned.clone().expect("assigned");
+    assert!(assigned.parked);
+    assert_eq!(assigned.budgets.values().collect::<Vec<_>>(), [&1000, &1000], "its share of 20 replicas");
+    let waiting = ready(&world);
+    assert_eq!(waiting.len(), 2, "{waiting:?}");
+    assert_eq!(
+        [Placed, Available, Ready].map(|kind| world.says(kind)),
+        ["True Done", "True Parked", "True Parked"].map(String::from)
+    );
+    let status = world.service.status.clone().expect("a status");
+    assert_eq!((status.replicas, status.desired_replicas, status.placements.len()), (0, Some(0), 2));
+    assert!(world.takes.values().all(|cost| *cost == Cost::default()), "it takes nothing of them");
+
+    // A request has come: who has it serves on while others load it.
+    scaled_to(&mut world, 3);
+    assert_eq!(ready(&world), waiting);
+    assert!(!world.assigned.clone().expect("assigned").parked);
+    world.load();
+    assert_eq!((ready(&world).len(), world.says(Ready)), (3, "True Serving".to_owned()));
+    let status = world.service.status.clone().expect("a status");
+    let scaling = status.scaling.clone().expect("a decision");
+    assert_eq!((status.replicas, &*scaling.current, &*scaling.target), (3, "300", "70"));
+    assert!(scaling.reason.contains("300 requests in flight"), "{}", scaling.reason);
+    assert!(scaling.last_scale_time.is_some());
+
+    // Figures move all the time: only a decision is written.
+    let generation = world.generation();
+    world.decided.as_mut().expect("decided").current = 123.0;
+    world.turn().expect("planned");
+    assert_eq!((world.service.status.clone(), world.generation()), (Some(status), generation));
+
+    // And back: they go when those that wait have it.
+    scaled_to(&mut world, 0);
+    assert_eq!(ready(&world).len(), 3);
+    world.load();
+    assert_eq!((ready(&world), world.says(Ready)), (waiting.clone(), "True Parked".to_owned()));
+
+    // A new leader that has heard of no shim moves nothing and says nothing else.
+    let (generation, status) = (world.generation(), world.service.status.clone());
+    world.take_over();
+    world.patience = GRACE;
+    world.turn().expect("planned");
+    world.build = built("one");
+    world.turn().expect("planned");
+    assert_eq!((ready(&world), world.generation(), world.service.status.clone()), (waiting, generation, status));
+}
+
+#[test]
+fn what_is_parked_says_where_it_fits_nowhere() {
+    let mut world = World::new(&["a", "b"], 0);
+    world.service.spec.replicas = None;
+    world.service.spec.node_selector = BTreeMap::from([("disk".to_owned(), "fast".to_owned())]);
+    scaled_to(&mut world, 0);
+    assert_eq!((world.says(Placed), world.says(Ready)), ("False NoNode".to_owned(), "False NoNode".to_owned()));
+    let message = world.condition(Ready).message;
+    assert_eq!(message, "0/2 nodes fit: 2 didn't match nodeSelector");
+}
+
+#[test]
+fn endpoints_name_the_zone_of_their_node() {
+    let mut world = World::new(&["a", "b"], 2);
+    let zoned = NodeFacts { labels: BTreeMap::from([(ZONE.to_owned(), "west".to_owned())]), ..NodeFacts::default() };
+    world.nodes.insert("a".into(), zoned);
+    world.turn().expect("planned");
+    let zones: Vec<_> = world.slice().endpoints.iter().map(|endpoint| endpoint.zone.as_deref()).collect();
+    assert_eq!(zones, [Some("west"), None]);
 }

@@ -1,10 +1,11 @@
 //! Scenes of a service's life, played without a cluster: each turn plans, pretends to apply, and writes the status.
-//! `life` are those of a service and its shims, `fields` those of single fields of the spec, `anything` is what holds
-//! whatever happens.
+//! `life` are those of a service and its shims, `outages` what is out of sight or cannot be made, `fields` those of
+//! single fields of the spec, `anything` is what holds whatever happens.
 
 mod anything;
 mod fields;
 mod life;
+mod outages;
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,7 @@ use serde_json::json;
 use super::{
     apply::Applied,
     children::{Child, recorded},
+    demand::Demand,
     env::{self, Found, Kind, Source},
     measured::Measured,
     observe::Observed,
@@ -32,6 +34,7 @@ use super::{
     views::ShimView,
 };
 use crate::{
+    autoscale::Decision,
     build::{BuildState, Built, Code, Phase, Rejection},
     link::{
         content::{Assigned, Content},
@@ -81,6 +84,8 @@ struct World {
     patience: Duration,
     nodes: BTreeMap<String, NodeFacts>,
     found: Found,
+    /// What the load has decided; `None` where the spec says it.
+    decided: Option<Decision>,
     /// What other services take.
     others: BTreeMap<String, Cost>,
     /// What this one takes, as planned last.
@@ -92,6 +97,7 @@ fn settings() -> Settings {
         namespace: "podless".into(),
         cluster_domain: "cluster.local".into(),
         address_type: "IPv4",
+        activation_nodes: 2,
         salt: b"salt".to_vec(),
     }
 }
@@ -134,6 +140,7 @@ impl World {
             patience: Duration::ZERO,
             nodes: nodes.iter().map(|node| ((*node).to_owned(), NodeFacts::default())).collect(),
             found: Found::new(),
+            decided: None,
             others: BTreeMap::new(),
             takes: BTreeMap::new(),
         }
@@ -153,6 +160,7 @@ impl World {
             nodes: Arc::new(self.nodes.clone()),
             env: env::resolve(&self.service.spec.revision.env, &self.found),
             measured: Measured::default(),
+            demand: Demand::of(&self.service.spec, self.decided.clone()),
             patience: self.patience,
             epoch: 0,
         }

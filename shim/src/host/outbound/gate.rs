@@ -20,7 +20,7 @@ use crate::host::{
 };
 
 /// What a service is granted.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Grant {
     /// Servers.
     pub(super) hosts: AllowedHosts,

@@ -1,0 +1,76 @@
+//! How many replicas there should be, and who says so. In: the spec, and what was decided by load; out: a number, and
+//! the requests in flight that each node takes. Pure.
+
+use podless_crds::{Scaling, WasmServiceSpec};
+
+use crate::autoscale::Decision;
+
+/// How many replicas there should be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Demand {
+    /// The spec says it; 0 is stopped.
+    Fixed(u32),
+    /// The load says it; 0 is parked.
+    Scaled(Scaling, Decision),
+}
+
+impl Demand {
+    /// What the spec says; where it leaves that to the load, what is decided.
+    pub fn of(spec: &WasmServiceSpec, decided: Option<Decision>) -> Self {
+        match spec.scaling().zip(decided) {
+            Some((scaling, decision)) => Self::Scaled(scaling, decision),
+            None => Self::Fixed(spec.fixed_replicas().unwrap_or(0)),
+        }
+    }
+
+    /// The number.
+    pub fn wanted(&self) -> u32 {
+        match self {
+            Self::Fixed(replicas) => *replicas,
+            Self::Scaled(_, decision) => decision.desired,
+        }
+    }
+
+    /// Whether it is scaled to zero: the first request is to load it.
+    pub fn is_parked(&self) -> bool {
+        matches!(self, Self::Scaled(_, Decision { desired: 0, .. }))
+    }
+
+    /// Requests in flight that a node takes, which has so many of the replicas and is one of so many nodes. Where the
+    /// load decides, a node takes its share of all that may ever be: load comes before the replicas do.
+    pub fn budget(&self, replicas: u32, nodes: usize, concurrency: u32) -> u32 {
+        let share = match self {
+            Self::Fixed(_) => 0,
+            Self::Scaled(scaling, _) => {
+                let most = u32::try_from(scaling.max_replicas).unwrap_or(1);
+                most.div_ceil(u32::try_from(nodes).unwrap_or(u32::MAX).max(1))
+            }
+        };
+        replicas.max(share).saturating_mul(concurrency)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autoscale::{Mode, Why};
+
+    #[test]
+    fn a_node_takes_its_share_of_all_that_may_be() {
+        let scaled = |desired, max_replicas| {
+            let decision = Decision { desired, mode: Mode::Stable, current: 0.0, target: 70.0, why: Why::Load };
+            Demand::Scaled(Scaling { max_replicas, ..Scaling::default() }, decision)
+        };
+        for (demand, replicas, nodes, want) in [
+            (Demand::Fixed(3), 2, 2, 200),
+            (Demand::Fixed(0), 0, 1, 0),
+            (scaled(0, 20), 0, 2, 1000),
+            (scaled(3, 20), 1, 3, 700),
+            (scaled(3, 3), 2, 2, 200),
+            (scaled(9, 9), 3, 3, 300),
+        ] {
+            assert_eq!(demand.budget(replicas, nodes, 100), want, "{demand:?}");
+        }
+        assert!(scaled(0, 20).is_parked() && !scaled(1, 20).is_parked() && !Demand::Fixed(0).is_parked());
+    }
+}
