@@ -1,17 +1,27 @@
 //! The operator's admin port. In: its address; out: its pages, and single metrics of them. IO.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use podless_e2e::{Cluster, RELEASE_NAMESPACE};
 use tokio::net::TcpStream;
 
 /// An operator's admin port.
 pub(crate) struct Admin(pub(crate) String);
 
 impl Admin {
+    /// That of an installed operator, by the name of its pod.
+    pub(crate) async fn of(cluster: &Cluster, operator: &str) -> Result<Self> {
+        let pod = Api::<Pod>::namespaced(cluster.kube.clone(), RELEASE_NAMESPACE).get(operator).await?;
+        let ip = pod.status.and_then(|status| status.pod_ip).context("the operator has an address")?;
+        Ok(Self(format!("{ip}:8080")))
+    }
+
     /// What it answers, whatever the status.
     pub(crate) async fn page(&self, path: &str) -> Result<String> {
         let stream = TcpStream::connect(&self.0).await?;

@@ -103,7 +103,7 @@ async fn a_shim_container_serves_from_its_volume_within_two_seconds_of_its_start
 
 #[tokio::test]
 async fn traffic_goes_on_without_the_operator() -> Result<()> {
-    let alone_for = Duration::from_secs(if soak() { 300 } else { 15 });
+    let alone_for = Duration::from_secs(if soak() { 300 } else { 10 });
     let cluster = Cluster::connect().await?;
     let namespace = cluster.namespace("e2e-alone").await?;
     let image = cluster.registry.push_guest("probe", "e2e/alone:1").await?;

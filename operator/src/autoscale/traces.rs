@@ -96,7 +96,7 @@ impl World {
                     self.send(shim);
                 }
             }
-            if self.millis % 250 == 0 {
+            if self.millis.is_multiple_of(250) {
                 self.decide();
             }
         }

@@ -34,6 +34,12 @@ pub struct Recorded {
     pub service_generation: i64,
     /// Name of exactly what was assigned: content, port and placements.
     pub fingerprint: String,
+    /// Generation of the first assignment of this content: placements and budgets have changed since.
+    #[serde(default)]
+    pub since: u64,
+    /// Name of the content.
+    #[serde(default)]
+    pub content: String,
     /// By node.
     pub nodes: BTreeMap<String, RecordedNode>,
     /// Thousandths of a CPU that one replica requests.
@@ -251,6 +257,8 @@ mod tests {
             generation: 7,
             service_generation: 3,
             fingerprint: "f".into(),
+            since: 5,
+            content: "c".into(),
             nodes: BTreeMap::from([("node-1".to_owned(), RecordedNode { replicas: 2, budget: 200 })]),
             cpu_millis: 50,
             memory: 0,

@@ -215,8 +215,9 @@ fn serving(outcome: &Outcome<'_>, before: &[Verdict], old: &[Condition], generat
     let step = |status| before.iter().find(|v| v.status == status);
     let unplaced = before.iter().find(|v| v.kind == ConditionType::Placed && v.status == Status::False);
     let progress = format!("{current} of {} serve generation {generation}", count(replicas, "replica"));
-    let serves = *wanted > 0 && replicas > 0 && current == replicas && *endpoints > 0;
-    let rests = *parked && !places.is_empty() && places.iter().all(|p| p.current) && *endpoints > 0;
+    let whole = *endpoints_current && places.iter().all(|p| p.current || p.joins);
+    let serves = *wanted > 0 && replicas > 0 && (current == replicas || whole) && *endpoints > 0;
+    let rests = *parked && !places.is_empty() && whole;
     let ready = if let Some(step) = unplaced {
         verdict(Ready, Status::False, step.reason, step.message.clone())
     } else if rests {

@@ -31,6 +31,11 @@ impl Demand {
         }
     }
 
+    /// Whether the load says it.
+    pub fn is_scaled(&self) -> bool {
+        matches!(self, Self::Scaled(..))
+    }
+
     /// Whether it is scaled to zero: the first request is to load it.
     pub fn is_parked(&self) -> bool {
         matches!(self, Self::Scaled(_, Decision { desired: 0, .. }))

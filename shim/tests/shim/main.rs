@@ -10,3 +10,4 @@ mod parked;
 mod process;
 mod serve;
 mod supervise;
+mod zz;

@@ -26,7 +26,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use sha2::{Digest, Sha256};
 use tokio::{
     net::TcpListener,
-    sync::{Notify, mpsc},
+    sync::{Notify, OwnedRwLockWriteGuard, RwLock, mpsc},
     task::JoinHandle,
 };
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -87,6 +87,7 @@ struct State {
 pub(crate) struct Operator {
     state: Arc<Mutex<State>>,
     heard: Arc<Notify>,
+    sending: Arc<RwLock<()>>,
     key: SealKey,
     identity: Identity,
     address: SocketAddr,
@@ -114,6 +115,7 @@ impl Operator {
         let mut operator = Self {
             state: Arc::default(),
             heard: Arc::default(),
+            sending: Arc::default(),
             key: seal,
             identity,
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -128,7 +130,8 @@ impl Operator {
     pub(crate) async fn listen(&mut self) {
         let listener = TcpListener::bind(self.address).await.expect("a port");
         self.address = listener.local_addr().expect("its address");
-        let service = LinkServer::new(Session { state: self.state.clone(), heard: self.heard.clone() });
+        let (state, heard, sending) = (self.state.clone(), self.heard.clone(), self.sending.clone());
+        let service = LinkServer::new(Session { state, heard, sending });
         let server = Server::builder()
             .tls_config(ServerTlsConfig::new().identity(self.identity.clone()))
             .expect("TLS")
@@ -243,6 +246,11 @@ impl Operator {
         }
     }
 
+    /// Sends no artifact until what this gives is dropped.
+    pub(crate) async fn hold_artifacts(&self) -> OwnedRwLockWriteGuard<()> {
+        self.sending.clone().write_owned().await
+    }
+
     /// Waits until what the shim said has what is looked for.
     pub(crate) async fn until<T>(&self, what: &str, look: impl Fn(&Said) -> Option<T>) -> T {
         let waiting = async {
@@ -279,6 +287,7 @@ impl Operator {
 struct Session {
     state: Arc<Mutex<State>>,
     heard: Arc<Notify>,
+    sending: Arc<RwLock<()>>,
 }
 
 impl Session {
@@ -335,8 +344,10 @@ impl Link for Session {
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Sent<Chunk>>, Status> {
         self.check(&request)?;
-        let mut state = self.state.lock().expect("a lock");
-        state.said.fetches += 1;
+        self.state.lock().expect("a lock").said.fetches += 1;
+        self.heard.notify_waiters();
+        let _sending = self.sending.read().await;
+        let state = self.state.lock().expect("a lock");
         let code =
             state.artifacts.get(&request.get_ref().sha256).ok_or_else(|| Status::not_found("no such artifact"))?;
         let chunks: Vec<_> = code.chunks(64 << 10).map(|data| Ok(Chunk { data: data.to_vec() })).collect();

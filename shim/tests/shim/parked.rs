@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -12,10 +13,10 @@ use std::{
 
 use futures::future::join_all;
 use podless_link::v1::{Assignment, ServiceLoad, ServiceReport, ack::Outcome};
-use tokio::sync::Barrier;
+use tokio::{net::TcpStream, sync::Barrier, task::JoinHandle};
 
 use crate::{
-    client::{Connection, get, get_http2, try_get},
+    client::{Answer, Connection, get, get_http2, try_get},
     operator::{Guest, HELLO, HELLO_P3, Operator, PATIENCE, PROBE},
     process::{Shim, free_port},
 };
@@ -63,30 +64,31 @@ async fn told(operator: &Operator, what: &str, wanted: impl Fn(&ServiceLoad) -> 
 
 #[tokio::test]
 async fn nothing_is_mapped_until_the_first_request_which_is_answered() {
-    for guest in [HELLO, HELLO_P3] {
-        let (operator, port) = (Operator::start().await, free_port());
-        let shim = Shim::start(&operator, &[]);
-        operator.serve(&parked(&operator, guest, "a", port)).await;
-        assert!(!maps_code(&shim).await, "it was tried, and nothing of that stays");
-        counts(&shim, 0, 1).await;
-        let report = reported(&operator, "a report of it", |_| true).await;
-        assert_eq!((report.resident_bytes, report.cold_starts, report.generation), (0, 0, 1));
+    tokio::join!(wakes_once(HELLO), wakes_once(HELLO_P3));
+}
 
-        assert_eq!(get(port, "/").await.body, "Hello from Podless\n");
-        assert_eq!(get_http2(port, "/").await.body, "Hello from Podless\n");
-        assert!(maps_code(&shim).await);
-        counts(&shim, 1, 0).await;
-        woken(&shim, 1).await;
-        let report =
-            reported(&operator, "both requests", |service| service.requests == 2 && service.resident_bytes > 0).await;
-        let phases = report.phases.expect("phases");
-        for (phase, count) in
-            [(phases.fetch, 1), (phases.load, 1), (phases.link, 1), (phases.instantiate, 2), (phases.first_byte, 2)]
-        {
-            assert_eq!(phase.expect("a phase").counts.values().sum::<u64>(), count);
-        }
-        assert_eq!(operator.until("fetches", |said| Some(said.fetches)).await, 1, "it woke from the disk");
+async fn wakes_once(guest: Guest) {
+    let (operator, port) = (Operator::start().await, free_port());
+    let shim = Shim::start(&operator, &[]);
+    operator.serve(&parked(&operator, guest, "a", port)).await;
+    assert!(!maps_code(&shim).await, "it was tried, and nothing of that stays");
+    counts(&shim, 0, 1).await;
+    let report = reported(&operator, "a report of it", |_| true).await;
+    assert_eq!((report.resident_bytes, report.cold_starts, report.generation), (0, 0, 1));
+
+    assert_eq!(get(port, "/").await.body, "Hello from Podless\n");
+    assert_eq!(get_http2(port, "/").await.body, "Hello from Podless\n");
+    assert!(maps_code(&shim).await);
+    counts(&shim, 1, 0).await;
+    woken(&shim, 1).await;
+    let both = |service: &ServiceReport| service.requests == 2 && service.resident_bytes > 0;
+    let phases = reported(&operator, "both requests", both).await.phases.expect("phases");
+    for (phase, count) in
+        [(phases.fetch, 1), (phases.load, 1), (phases.link, 1), (phases.instantiate, 2), (phases.first_byte, 2)]
+    {
+        assert_eq!(phase.expect("a phase").counts.values().sum::<u64>(), count);
     }
+    assert_eq!(operator.until("fetches", |said| Some(said.fetches)).await, 1, "it woke from the disk");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -284,6 +286,57 @@ async fn withdrawn_or_asked_to_stop_it_still_wakes_while_it_lingers() {
     shim.terminate();
     shim.until_admin("/readyz", |status, body| status == 503 && body.contains("going away")).await;
     assert_eq!(get(stays, "/slow?ms=1500").await.body, "1500 ms\n", "longer than the shim lingers");
+    assert!(shim.ended().await.success());
+}
+
+/// A request that waits for a parked service, whose artifact has gone from the disk and is not sent.
+async fn waits(operator: &Operator, shim: &Shim, assignment: &Assignment) -> JoinHandle<Answer> {
+    let file = format!("{}.cwasm", operator.artifact_of(assignment));
+    fs::remove_file(shim.data_dir.join("artifacts").join(file)).expect("it lay there");
+    let port = u16::try_from(assignment.port).expect("a port");
+    let before = operator.until("fetches", |said| Some(said.fetches)).await;
+    let request = tokio::spawn(async move { get(port, "/").await });
+    operator.until("it is fetched again", |said| (said.fetches > before).then_some(())).await;
+    request
+}
+
+#[tokio::test]
+async fn who_waits_is_answered_whatever_the_operator_says_meanwhile() {
+    let (operator, port) = (Operator::start().await, free_port());
+    let shim = Shim::start(&operator, &[]);
+    let assignment = parked(&operator, HELLO, "a", port);
+    operator.serve(&assignment).await;
+    operator.serve(&operator.assignment(PROBE, "b", free_port())).await;
+    let held = operator.hold_artifacts().await;
+    let waiting = waits(&operator, &shim, &assignment).await;
+    // Its code is there already.
+    operator.serve(&Assignment { generation: 2, ..operator.assignment(PROBE, "a", port) }).await;
+    assert_eq!(get(port, "/").await.body, "probe\n");
+    assert!(!waiting.is_finished());
+    drop(held);
+    assert_eq!(waiting.await.expect("joined").body, "Hello from Podless\n", "it ends where it began");
+    assert_eq!(get(port, "/").await.body, "probe\n");
+    counts(&shim, 2, 0).await;
+}
+
+#[tokio::test]
+async fn who_waits_is_answered_before_the_shim_ends() {
+    let (operator, port) = (Operator::start().await, free_port());
+    let shim = Shim::start(&operator, &["--drain-seconds", "0"]);
+    let assignment = parked(&operator, HELLO, "a", port);
+    operator.serve(&assignment).await;
+    let held = operator.hold_artifacts().await;
+    let waiting = waits(&operator, &shim, &assignment).await;
+    shim.terminate();
+    let closed = async {
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed).await.expect("the port closes");
+    assert!(!waiting.is_finished());
+    drop(held);
+    assert_eq!(waiting.await.expect("joined").status, 200);
     assert!(shim.ended().await.success());
 }
 

@@ -16,7 +16,7 @@ use super::operator::{Operator, scale_installed};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Seconds between two steps of a change: kubelets are told to look at once, and this is what they may take.
-const OVERLAP: u64 = 12;
+const OVERLAP: u64 = 8;
 
 /// How many authorities and seal keys are published.
 async fn published(cluster: &Cluster) -> Result<(usize, usize)> {

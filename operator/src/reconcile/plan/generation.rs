@@ -7,22 +7,26 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     link::content::{Assigned, Content},
-    reconcile::{children::{Recorded, RecordedNode}, views::ShimView},
+    reconcile::{
+        children::{Recorded, RecordedNode},
+        views::ShimView,
+    },
 };
 
-/// Name of exactly what is assigned. `salt` is the operator's secret: the name is written into the slice, and who reads
-/// it there must not be able to try out what a secret variable holds.
-pub(super) fn fingerprint(
-    salt: &[u8],
-    content: &Content,
-    port: u16,
-    nodes: &BTreeMap<String, RecordedNode>,
-    parked: bool,
-) -> String {
+/// Name of a content. `salt` is the operator's secret: the name is written into the slice, and who reads it there must not
+/// be able to try out what a secret variable holds.
+pub(super) fn content_name(salt: &[u8], content: &Content, port: u16) -> String {
     let mut hash = Sha256::new();
     hash.update(salt);
     hash.update(content.fingerprint());
     hash.update(port.to_le_bytes());
+    hex::encode(&hash.finalize()[..8])
+}
+
+/// Name of exactly what is assigned.
+pub(super) fn fingerprint(content: &str, nodes: &BTreeMap<String, RecordedNode>, parked: bool) -> String {
+    let mut hash = Sha256::new();
+    hash.update(content);
     hash.update([parked.into()]);
     for (node, RecordedNode { replicas, budget }) in nodes {
         hash.update(format!("\0{node}\0{replicas}\0{budget}"));

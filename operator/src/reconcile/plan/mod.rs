@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{build::BuildState, link::content::Assigned, nodes::facts::ZONE, schedule::Cost};
 use content::{amounts, content_of};
-use generation::{fingerprint, next_generation};
+use generation::{content_name, fingerprint, next_generation};
 use place::{Places, place, stay};
 use shims::{Before, Shims, takers};
 
@@ -106,6 +106,8 @@ pub struct Place {
     pub replicas: u32,
     /// It serves this generation.
     pub current: bool,
+    /// The load has brought the service here, and nothing of it serves here yet: others do.
+    pub joins: bool,
 }
 
 /// Nothing may be touched.
@@ -156,12 +158,15 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         let budget = |n: u32| o.demand.budget(n, replicas.len(), content.concurrency);
         let nodes = replicas.iter().map(|(node, &n)| (node.clone(), RecordedNode { replicas: n, budget: budget(n) }));
         let (nodes, parked) = (nodes.collect(), o.demand.is_parked());
-        let print = fingerprint(&settings.salt, content, port, &nodes, parked);
+        let name = content_name(&settings.salt, content, port);
+        let print = fingerprint(&name, &nodes, parked);
         let generation = next_generation(&print, assigned, record.as_ref(), &o.shims);
         let record = Recorded {
             generation,
             service_generation: content.service_generation,
             fingerprint: print.clone(),
+            since: record.as_ref().filter(|r| r.content == name).map_or(generation, |r| r.since),
+            content: name,
             nodes,
             cpu_millis: amounts.each.cpu_millis,
             memory: amounts.each.memory,
@@ -182,11 +187,12 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         false => replicas.clone(),
     };
 
-    // Which assignment generation is this generation of the object?
-    let wanted = record.as_ref().filter(|r| r.service_generation == generation).map(|r| r.generation);
+    // From which assignment on is it this generation of the object? Where the load decides, it changes all the time.
+    let latest = |r: &Recorded| if o.demand.is_scaled() { r.since } else { r.generation };
+    let wanted = record.as_ref().filter(|r| r.service_generation == generation).map(latest);
     let believed = o.was_ready() && wanted.is_some();
     let serves_current = |shim: &ShimView| match shim.serves {
-        Some(serves) => Some(serves) == wanted,
+        Some(serves) => wanted.is_some_and(|wanted| serves >= wanted),
         // A new leader has not heard of this shim yet: what was written is believed until it is.
         None => !shim.connected && believed && before.serves(shim),
     };
@@ -200,11 +206,12 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
             node: node.clone(),
             replicas,
             current: shims.chosen.iter().any(|shim| shim.node == *node && serves_current(shim)),
+            joins: o.demand.is_scaled() && !shims.chosen.iter().any(|s| s.node == *node && before.serves(s)),
         })
         .collect();
     places.sort_by(|a, b| b.replicas.cmp(&a.replicas).then_with(|| a.node.cmp(&b.node)));
     let failures = shims.chosen.iter().filter_map(|shim| {
-        let failed = shim.failed.as_ref().filter(|f| Some(f.generation) == wanted)?;
+        let failed = shim.failed.as_ref().filter(|f| wanted.is_some_and(|wanted| f.generation >= wanted))?;
         Some((shim.node.clone(), failed.message.clone()))
     });
     let takers = takers(&targets);

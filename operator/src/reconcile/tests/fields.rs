@@ -217,7 +217,7 @@ fn what_is_scaled_to_zero_waits_on_its_nodes_and_is_ready() {
 
     // A request has come: who has it serves on while others load it.
     scaled_to(&mut world, 3);
-    assert_eq!(ready(&world), waiting);
+    assert_eq!((ready(&world), world.says(Ready)), (waiting.clone(), "True Serving".to_owned()));
     assert!(!world.assigned.clone().expect("assigned").parked);
     world.load();
     assert_eq!((ready(&world).len(), world.says(Ready)), (3, "True Serving".to_owned()));
@@ -233,10 +233,18 @@ fn what_is_scaled_to_zero_waits_on_its_nodes_and_is_ready() {
     world.turn().expect("planned");
     assert_eq!((world.service.status.clone(), world.generation()), (Some(status), generation));
 
-    // And back: they go when those that wait have it.
+    // And back: those that wait have it already.
     scaled_to(&mut world, 0);
-    assert_eq!(ready(&world).len(), 3);
+    assert_eq!((ready(&world), world.says(Ready)), (waiting.clone(), "True Parked".to_owned()));
     world.load();
+
+    // Another image: it is Ready when all who wait have it.
+    world.change(|s| s.spec.revision.image = "r/hello:2".into());
+    world.build = built("two");
+    world.turn().expect("planned");
+    assert_eq!(world.says(Ready), "Unknown Loading");
+    world.load();
+    assert_eq!(world.says(Ready), "True Parked");
     assert_eq!((ready(&world), world.says(Ready)), (waiting.clone(), "True Parked".to_owned()));
 
     // A new leader that has heard of no shim moves nothing and says nothing else.
@@ -244,7 +252,7 @@ fn what_is_scaled_to_zero_waits_on_its_nodes_and_is_ready() {
     world.take_over();
     world.patience = GRACE;
     world.turn().expect("planned");
-    world.build = built("one");
+    world.build = built("two");
     world.turn().expect("planned");
     assert_eq!((ready(&world), world.generation(), world.service.status.clone()), (waiting, generation, status));
 }
