@@ -78,8 +78,8 @@ impl Adapter {
     /// registers sees to it that [`unregister`] follows in any case.
     pub(crate) async fn register(&self, cluster: &Cluster, namespace: &Namespace) -> Result<()> {
         const NAME: &str = "metrics-adapter";
-        let (by, (version, group)) =
-            (PatchParams::apply("e2e").force(), REGISTRATION.split_once('.').context("a version and a group")?);
+        let (version, group) = REGISTRATION.split_once('.').context("a version and a group")?;
+        let by = PatchParams::apply("e2e").force();
         let service = json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": NAME},
             "spec": {"ports": [{"name": "https", "port": 443}]},
@@ -103,8 +103,7 @@ impl Adapter {
         registrations.patch(REGISTRATION, &by, &Patch::Apply(&registration)).await?;
         eventually("the API server reaches the adapter", Duration::from_secs(60), async || {
             let status = registrations.get(REGISTRATION).await?.status.unwrap_or_default();
-            let available = |conditions: &Vec<_>| conditions.iter().any(is_available);
-            ensure!(status.conditions.as_ref().is_some_and(available), "{status:?}");
+            ensure!(status.conditions.iter().flatten().any(is_available), "{status:?}");
             Ok(())
         })
         .await

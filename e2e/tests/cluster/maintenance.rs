@@ -21,6 +21,7 @@ use crate::crashes::{
 const PATIENCE: Duration = Duration::from_secs(200);
 /// By then a service has left a node that it may not use any more.
 const MOVED: Duration = Duration::from_secs(10);
+
 /// How often each thing is done.
 fn rounds() -> u32 {
     if soak() { 5 } else { 1 }
@@ -102,7 +103,7 @@ async fn put(namespace: &Namespace, image: &str, node: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits until both services are on these nodes only, in time since `start`; answers where the single one is.
+/// Waits until both services are on these nodes only, in time after `start`; answers where the single one is.
 async fn moved(namespace: &Namespace, nodes: &[&String], what: &str, start: Instant) -> Result<String> {
     serve(namespace, "everywhere", |ready| ready.iter().eq(nodes.iter().copied())).await?;
     serve(namespace, "single", |ready| ready.len() == 1 && nodes.contains(&&ready[0])).await?;

@@ -89,8 +89,8 @@ pub async fn publish(recorder: &Recorder, service: &WasmService, notices: Vec<No
 #[cfg(test)]
 mod tests {
     use super::*;
-    use podless_crds::{MetricType, ScalingMode, ScalingStatus};
     use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+    use podless_crds::{MetricType, ScalingMode, ScalingStatus};
 
     fn conditions(all: &[(&str, &str, &str)]) -> Vec<Condition> {
         let condition = |(kind, status, reason): &(&str, &str, &str)| Condition {

@@ -53,11 +53,12 @@ pub fn status_of(o: &Observed, outcome: &Outcome<'_>, settings: &Settings, now: 
             i32::try_from(replicas).unwrap_or(i32::MAX)
         };
         (new.replicas, new.ready_replicas) = (sum(false), sum(true));
-        let places = facts.places.iter().filter(|p| p.replicas > 0 || facts.parked).take(TOP).map(|p| PlacementStatus {
-            node: p.node.clone(),
-            replicas: i32::try_from(p.replicas).unwrap_or(i32::MAX),
-            ready: p.current,
-        });
+        let places =
+            facts.places.iter().filter(|p| p.replicas > 0 || facts.parked).take(TOP).map(|p| PlacementStatus {
+                node: p.node.clone(),
+                replicas: i32::try_from(p.replicas).unwrap_or(i32::MAX),
+                ready: p.current,
+            });
         new.placements = places.collect();
     }
     let news = new != old;
@@ -78,9 +79,8 @@ fn scaling(demand: &Demand, desired: Option<i32>, old: &WasmServiceStatus, now: 
         false => Some(now.clone()),
     };
     let new = decision.status(scaling, since);
-    let holds = |old: &&ScalingStatus| {
-        same && (old.mode, old.metric, &old.target) == (new.mode, new.metric, &new.target)
-    };
+    let holds =
+        |old: &&ScalingStatus| same && (old.mode, old.metric, &old.target) == (new.mode, new.metric, &new.target);
     Some(written.filter(holds).cloned().unwrap_or(new))
 }
 

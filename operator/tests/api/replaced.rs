@@ -42,7 +42,11 @@ async fn who_replaces_a_shim_waits_for_what_a_new_leader_cannot_make() -> Result
     operator.api::<Secret>().create(&PostParams::default(), &secret).await?;
     operator
         .until("the new one has been told first of what the old one serves", async || {
-            ensure!(told(&new) == [format!("assign hello {generation} budget 100"), "synced".into()], "{:?}", told(&new));
+            ensure!(
+                told(&new) == [format!("assign hello {generation} budget 100"), "synced".into()],
+                "{:?}",
+                told(&new)
+            );
             Ok(())
         })
         .await?;

@@ -1,7 +1,7 @@
 //! Sealed machine code on this node's disk: bytes as they are received in, verified files out. IO.
 //!
 //! A file is written under a temporary name, hashed on the way, and renamed to its hash when that is the sealed one.
-//! What lies there from before is hashed again once per process. Either way the descriptor that was verified is kept,
+//! What lies there from before is hashed again before it is mapped. Either way the descriptor that was verified is kept,
 //! and it is what is mapped: exchanging the name on disk exchanges nothing.
 
 use std::{

@@ -6,8 +6,11 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
+    task::Waker,
     time::{Duration, Instant},
 };
+
+use futures::task::AtomicWaker;
 
 use super::stats::Stats;
 
@@ -38,6 +41,8 @@ pub(crate) struct ConnectionClock {
     /// A cold start's answer is about to be written.
     armed: AtomicBool,
     cold: Mutex<Option<(Arc<Stats>, Instant)>>,
+    /// Who is to know when a request ends.
+    ended: AtomicWaker,
 }
 
 /// What to do with a connection.
@@ -64,6 +69,7 @@ impl ConnectionClock {
             active: AtomicU32::new(0),
             armed: AtomicBool::new(false),
             cold: Mutex::new(None),
+            ended: AtomicWaker::new(),
         }
     }
 
@@ -145,6 +151,12 @@ impl ConnectionClock {
     pub(crate) fn end(&self, now: Instant) {
         self.idle.store(self.micros(now), Relaxed);
         self.active.fetch_sub(1, Relaxed);
+        self.ended.wake();
+    }
+
+    /// Wakes this task, and no other any more, when a request ends.
+    pub(crate) fn wake_at_end(&self, waker: &Waker) {
+        self.ended.register(waker);
     }
 
     /// What to do with the connection.

@@ -34,6 +34,8 @@ impl TimedStream {
     /// The client has closed its side: ready when that is to be taken for the end of the connection.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let closed = *self.closed.get_or_insert_with(Instant::now);
+        // With its last answer the connection is over.
+        self.clock.wake_at_end(context.waker());
         while let Some(left) = self.clock.patience(closed, Instant::now()) {
             let timer = self.timer.insert(Box::pin(sleep(left)));
             ready!(timer.as_mut().poll(context));

@@ -10,4 +10,3 @@ mod parked;
 mod process;
 mod serve;
 mod supervise;
-mod zz;

@@ -242,7 +242,8 @@ async fn a_client_that_leaves_frees_its_place() {
 #[tokio::test]
 async fn a_client_that_has_closed_its_side_gets_its_answer() {
     let (_operator, _shim, port) = serving(|operator, port| operator.assignment(PROBE, "a", port)).await;
-    // Often: head and end may be read together, before the answer has begun.
+    // Often: head and end may be read together, before the answer has begun; and the answer ends in good time.
+    let start = Instant::now();
     let quick = std::iter::repeat_n(("/", "probe\n"), 200);
     for (path, body) in quick.chain([("/slow?ms=2000", "2000 ms\n")]) {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("connected");
@@ -253,6 +254,7 @@ async fn a_client_that_has_closed_its_side_gets_its_answer() {
         stream.read_to_string(&mut answer).await.expect("read");
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(body), "{path}: {answer}");
     }
+    assert!(start.elapsed() < Duration::from_secs(12), "connections end with their answers: {:?}", start.elapsed());
 }
 
 #[tokio::test]
