@@ -97,7 +97,9 @@ impl<'a> Shims<'a> {
 
     pub(super) fn targets(&self, replicas: &BTreeMap<String, u32>, before: &Before<'_>) -> Vec<Target> {
         let chosen: BTreeSet<&str> = self.chosen.iter().map(|s| s.pod_uid.as_str()).collect();
-        let alive = |s: &ShimView| s.connected || s.pod_ready && !s.ejected;
+        // That its pod is Ready keeps an endpoint that is there; it brings back none: of a node that has just been switched
+        // on again, the kubelet says so before its network is there.
+        let alive = |s: &ShimView| s.connected || s.pod_ready && !s.ejected && before.ready(s);
         let all_serve = replicas.keys().all(|n| self.chosen.iter().any(|s| s.node == *n && before.serves(s)));
         let someone_else = self.chosen.iter().any(|s| before.serves(s) && alive(s));
         let targets = self.all.iter().filter_map(|shim| {

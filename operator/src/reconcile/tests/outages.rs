@@ -124,3 +124,22 @@ fn what_cannot_be_planned_is_sealed_anew_all_the_same() {
     let planned = world.assigned.clone().expect("assigned");
     assert!(planned.generation > before.generation && planned.content.sealed == content.sealed);
 }
+
+#[test]
+fn a_node_that_comes_back_gets_connections_when_its_shim_has_connected() {
+    let mut world = served(&["a", "b", "c"], 3);
+    let c = world.at("c");
+    (c.connected, c.silent) = (false, GRACE * 2);
+    world.turn().expect("planned");
+    assert_eq!(world.endpoints(), ["a+", "b+", "c+"], "its pod is Ready: it may have lost its link alone");
+    world.at("c").pod_ready = false;
+    world.turn().expect("planned");
+    assert!(!world.endpoints().contains(&"c+".to_owned()));
+    world.at("c").pod_ready = true;
+    world.turn().expect("planned");
+    assert!(!world.endpoints().contains(&"c+".to_owned()), "{:?}", world.endpoints());
+    world.at("c").connected = true;
+    world.turn().expect("planned");
+    world.load();
+    assert_eq!(world.endpoints(), ["a+", "b+", "c+"]);
+}
