@@ -159,8 +159,8 @@ fn invalid(message: impl std::fmt::Display) -> Failure {
     Failure::mistake("InvalidSpec", message)
 }
 
-/// Units of capacity on the one machine that there is: as many as the spec says, or as there may be.
-pub(crate) fn replicas(spec: &WasmServiceSpec) -> u32 {
+/// Most units of capacity on the one machine that there is: as many as the spec says, or as the load may ask for.
+pub(crate) fn most_replicas(spec: &WasmServiceSpec) -> u32 {
     let most = || spec.scaling().and_then(|scaling| u32::try_from(scaling.max_replicas).ok()).unwrap_or(1);
     spec.fixed_replicas().unwrap_or_else(most)
 }
@@ -182,7 +182,7 @@ mod tests {
         let documents = read(&text, &Changes::default()).expect("two services");
         assert_eq!((documents.services.len(), documents.others.as_slice()), (2, &["Secret s".to_owned()][..]));
         let spec = &documents.services[0].spec;
-        assert_eq!((replicas(spec), spec.revision.concurrency, spec.revision.timeout_seconds), (20, 100, 30));
+        assert_eq!((most_replicas(spec), spec.revision.concurrency, spec.revision.timeout_seconds), (20, 100, 30));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
     args::Output,
     failure::Failure,
     output,
-    service::{API_VERSION, KIND, replicas},
+    service::{API_VERSION, KIND},
 };
 
 /// The one generation that there is.
@@ -27,7 +27,7 @@ const NODE: &str = "localhost";
 /// Composes the status of what serves since then.
 pub(super) fn status(serving: &Serving, report: Option<&ServiceReport>, since: &Time) -> WasmServiceStatus {
     let Serving { service, artifact, url, .. } = serving;
-    let replicas = i32::try_from(replicas(&service.spec)).unwrap_or(i32::MAX);
+    let replicas = i32::try_from(service.spec.fixed_replicas().unwrap_or(1)).unwrap_or(i32::MAX);
     let seal = artifact.seal();
     let reports: Vec<_> = report.into_iter().collect();
     let Measured { instances, density, cold_start } = measure(&reports);

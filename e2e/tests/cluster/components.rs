@@ -34,7 +34,7 @@ pub(crate) fn needs_memory() -> Vec<u8> {
 
 /// Takes many minutes to compile, and little memory: three bytes are a block that hands on a thousand values.
 pub(crate) fn needs_time() -> Vec<u8> {
-    const BLOCKS: usize = 1000;
+    const BLOCKS: usize = 250;
     const FUNCTIONS: usize = 6000;
     let mut function = Function::new([]);
     let mut code = function.instructions();
