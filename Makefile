@@ -164,7 +164,7 @@ test-api: $(NEXTEST) $(call unbuilt,harness) ## Tests on a real API server
 	@$(CLUSTER) --name api down
 
 test-cluster: $(NEXTEST) $(call unbuilt,test-install guests) ## Tests on a real cluster with Podless installed
-	@scripts/with-test-cluster $(NEXTEST) nextest run --profile cluster $(OPERATOR_SIDE)
+	@scripts/with-test-cluster $(NEXTEST) nextest run --profile cluster $(OPERATOR_SIDE) $(TESTS)
 
 test-up: $(call unbuilt,harness) ## Boot the cluster of the tests
 	@$(TEST_CLUSTER) up

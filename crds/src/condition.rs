@@ -135,7 +135,7 @@ reasons! {
     ServiceConflict,
     /// A node could not load the artifact.
     LoadFailed,
-    /// Every replica serves this generation.
+    /// This generation serves; replicas that the load has just added may still be loading.
     Serving,
     /// The service has no replicas: every request is answered 503, on purpose.
     Stopped,

@@ -1,7 +1,7 @@
 //! `spec.scaling`: how many replicas there are when nobody says so. The meanings are those of Knative's autoscaler.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -32,7 +32,7 @@ pub struct Scaling {
     pub window_seconds: i32,
     /// Seconds over which a sudden load is averaged: when that asks for twice the replicas there are, they come at once, and none goes for windowSeconds. Without it, a tenth of windowSeconds.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 3600))]
+    #[schemars(schema_with = "not_null::<i32>", range(min = 1, max = 3600))]
     pub panic_window_seconds: Option<i32>,
     /// Within two seconds, replicas become at most this many times more.
     #[schemars(range(min = 2, max = 10000))]
@@ -43,7 +43,7 @@ pub struct Scaling {
     /// Seconds for which fewer replicas must have been enough before there are fewer.
     #[schemars(range(min = 0, max = 3600))]
     pub scale_down_delay_seconds: i32,
-    /// Seconds without a request after which the service is parked; only with minReplicas 0.
+    /// Seconds without a request after which the service is parked, two at least; only with minReplicas 0.
     #[schemars(range(min = 0, max = 86400))]
     pub scale_to_zero_after_seconds: i32,
 }
@@ -64,6 +64,11 @@ impl Default for Scaling {
     }
 }
 
+// A null is then pruned, and is like a field that is not there.
+pub(crate) fn not_null<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    T::json_schema(generator)
+}
+
 /// What is measured, and how much of it one replica is to take.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[schemars(extend("x-kubernetes-validations" = json!([
@@ -82,11 +87,11 @@ pub struct ScalingMetric {
     pub kind: MetricType,
     /// Percent of `concurrency` that one replica is to take on average; 70 when there is no value either. Only for type Concurrency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 100))]
+    #[schemars(schema_with = "not_null::<i32>", range(min = 1, max = 100))]
     pub utilization: Option<i32>,
     /// Requests in flight, or requests a second, that one replica is to take on average. More than `concurrency` in flight counts as `concurrency`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_000_000))]
+    #[schemars(schema_with = "not_null::<i32>", range(min = 1, max = 1_000_000))]
     pub value: Option<i32>,
 }
 

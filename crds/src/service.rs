@@ -9,7 +9,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{Capabilities, EnvVar, Resources, Scaling, Toleration, WasmServiceStatus, placement::node_selector_schema};
+use crate::{
+    Capabilities, EnvVar, Resources, Scaling, Toleration, WasmServiceStatus, placement::node_selector_schema,
+    scaling::not_null,
+};
 
 /// A WebAssembly component served over HTTP, without pods: the operator pulls, audits and precompiles it once, and the
 /// shims of the chosen nodes serve it behind a Service of the same name.
@@ -58,6 +61,7 @@ pub struct WasmServiceSpec {
     pub replicas: Option<i32>,
     /// How the number of replicas follows the load. With neither this nor replicas it does so by the defaults, from 0 to 20.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "not_null::<Scaling>")]
     pub scaling: Option<Scaling>,
     /// Labels that a node must have, all of them, to serve this.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -110,7 +114,7 @@ pub struct RevisionSpec {
     #[serde(default = "default_timeout_seconds")]
     #[schemars(range(min = 1, max = 3600))]
     pub timeout_seconds: i32,
-    /// Requests in flight that one replica takes; what exceeds replicas × concurrency waits for a short time, then gets 503 with Retry-After.
+    /// Requests in flight that one replica takes. What exceeds replicas × concurrency, or with scaling maxReplicas × concurrency on a node, waits for a short time, then gets 503 with Retry-After.
     #[serde(default = "default_concurrency")]
     #[schemars(range(min = 1, max = 10000))]
     pub concurrency: i32,

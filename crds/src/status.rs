@@ -29,7 +29,7 @@ pub struct WasmServiceStatus {
     /// The precompiled artifacts, one for each target.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<Artifact>,
-    /// Replicas that have been placed on nodes.
+    /// Replicas that have been placed on nodes; 0 when it is parked or stopped.
     #[serde(default)]
     pub replicas: i32,
     /// Replicas that there are to be: as many as spec.replicas says, or as the operator has decided.
@@ -53,7 +53,7 @@ pub struct WasmServiceStatus {
     /// How long cold starts took, since the shims loaded this service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cold_start: Option<ColdStart>,
-    /// The nodes with the most replicas: ten at most, `density.nodes` counts them all.
+    /// The nodes with the most replicas, or those where a parked service waits: ten at most, `density.nodes` counts them all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub placements: Vec<PlacementStatus>,
 }

@@ -95,6 +95,11 @@ impl Namespace {
         if spec.get("replicas").is_none() && spec.get("scaling").is_none() {
             spec["replicas"] = 1.into();
         }
+        self.apply_as_is(name, spec).await
+    }
+
+    /// Applies a WasmService with this spec and nothing else.
+    pub async fn apply_as_is(&self, name: &str, spec: Value) -> Result<WasmService> {
         let object = wasm_service(name, spec);
         Ok(self.services().patch(name, &PatchParams::apply("e2e").force(), &Patch::Apply(&object)).await?)
     }

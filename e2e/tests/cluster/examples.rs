@@ -15,7 +15,7 @@ async fn serve(cluster: &Cluster, namespace: &Namespace, example: &str, guest: &
         cluster.harness(&["kubectl", "create", "--dry-run=client", "--output=json", "--filename", &yaml]).await?;
     let mut service: Value = serde_json::from_str(&read)?;
     service["spec"]["image"] = json!(cluster.registry.push_guest(guest, &format!("e2e/{guest}:1")).await?);
-    namespace.apply(guest, service["spec"].take()).await?;
+    namespace.apply_as_is(guest, service["spec"].take()).await?;
     namespace.answers(guest).await?;
     Ok(())
 }

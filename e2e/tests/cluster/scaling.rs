@@ -9,13 +9,13 @@ use podless_crds::{ConditionType, WasmService, WasmServiceStatus};
 use podless_e2e::{Cluster, Guest, Namespace, Plan, Target, Traffic, eventually, get, soak};
 use serde_json::{Value, json};
 
-/// A service that follows its load quickly: parked after a second without a request.
+/// A service that follows its load quickly: parked after two seconds without a request.
 fn quick(image: &str, target: u32, most: u32) -> Value {
     json!({
         "image": image,
         "scaling": {
             "maxReplicas": most, "metric": {"value": target},
-            "windowSeconds": 6, "panicWindowSeconds": 1, "scaleToZeroAfterSeconds": 1,
+            "windowSeconds": 6, "panicWindowSeconds": 1, "scaleToZeroAfterSeconds": 2,
         },
     })
 }

@@ -162,7 +162,8 @@ impl Scaler {
 
     /// Whether nothing was asked of it for as long as it takes to be parked.
     fn is_idle(&self, scaling: &Scaling, load: &Load, now: Instant) -> bool {
-        let after = seconds(scaling.scale_to_zero_after_seconds);
+        // Sooner, it would go between any two requests, and come with the next: a write to the API for each look.
+        let after = seconds(scaling.scale_to_zero_after_seconds).max(PERIOD);
         let since = self.last_active.or(self.known_since);
         let over = since.is_none_or(|since| now.saturating_duration_since(since) >= after);
         scaling.min_replicas == 0 && load.in_flight == 0 && over
@@ -299,8 +300,6 @@ mod tests {
         fn a_constant_load_comes_to_rest(
             scaling in scaling(), placed in 0..30u32, moments in moments(), mean in 0.0..3000.0f64, noise in 0.0..1.0f64,
         ) {
-            // Who is parked at once is parked between two requests.
-            let scaling = Scaling { scale_to_zero_after_seconds: scaling.scale_to_zero_after_seconds.max(1), ..scaling };
             let start = Instant::now();
             let mut scaler = Scaler::new(placed, start);
             let mut millis = 0;
@@ -396,5 +395,36 @@ mod tests {
         assert!(!scaler.sleeps(gone.last_active));
         let decision = scaler.decide(&scaling, CONCURRENCY, &gone, at(start, 60_100));
         assert_eq!((decision.desired, decision.why), (0, Why::Idle));
+    }
+
+    #[test]
+    fn nobody_is_parked_between_two_requests() {
+        let start = Instant::now();
+        let scaling = Scaling { scale_to_zero_after_seconds: 0, ..Scaling::default() };
+        let mut scaler = Scaler::new(0, start);
+        let mut desired = |millis| {
+            let load = Load { last_active: Some(at(start, 100)), ..calm(0.0, start) };
+            scaler.decide(&scaling, CONCURRENCY, &load, at(start, millis)).desired
+        };
+        for (millis, want) in [(100, 1), (350, 1), (2099, 1), (2100, 0)] {
+            assert_eq!(desired(millis), want, "at {millis}");
+        }
+    }
+
+    /// Want of information takes no replica, and brings none.
+    #[test]
+    fn who_is_not_heard_is_not_parked() {
+        let start = Instant::now();
+        let mut scaler = Scaler::new(0, start);
+        let mut decide = |load: Load, second: u64| {
+            scaler.decide(&Scaling::default(), CONCURRENCY, &load, at(start, second * 1000)).desired
+        };
+        let silence = Load { last_active: None, dark: true, ..calm(0.0, start) };
+        assert_eq!(decide(silence, 0), 0, "parked is parked");
+        let dark = |mean, second: u64| Load { dark: true, ..calm(mean, at(start, second * 1000)) };
+        assert_eq!(decide(dark(140.0, 1), 1), 2);
+        assert_eq!(decide(dark(0.0, 1), 600), 2, "nothing was heard for ten minutes");
+        assert_eq!(decide(dark(340.0, 601), 601), 5, "more are not held back");
+        assert_eq!(decide(Load { dark: false, ..dark(0.0, 601) }, 1200), 0);
     }
 }

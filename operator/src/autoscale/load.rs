@@ -40,6 +40,8 @@ struct Last {
     came: Instant,
     /// Requests that began in a second, by the increment.
     begun: f64,
+    /// Its stream has ended since: what it would have said is lost.
+    cut: bool,
 }
 
 impl Counted {
@@ -48,8 +50,15 @@ impl Counted {
         self.spoken = self.spoken.max(Some(now));
         let increment = self.shims.get(pod_uid).and_then(|last| increment(last, said, now));
         let begun = increment.map_or(0.0, |i| i.requests as f64 / i.over.as_secs_f64());
-        self.shims.insert(pod_uid.to_owned(), Last { said: said.clone(), came: now, begun });
+        self.shims.insert(pod_uid.to_owned(), Last { said: said.clone(), came: now, begun, cut: false });
         increment
+    }
+
+    /// This shim's stream has ended.
+    pub(super) fn cut(&mut self, pod_uid: &str) {
+        if let Some(last) = self.shims.get_mut(pod_uid) {
+            last.cut = true;
+        }
     }
 
     /// Nothing more will come from this shim.
@@ -60,7 +69,7 @@ impl Counted {
     /// Requests in flight.
     pub(super) fn in_flight(&self, now: Instant) -> u64 {
         let heard = self.shims.values().filter(|last| last.age(now) <= SILENCE);
-        heard.map(|last| u64::from(last.said.in_flight)).sum()
+        heard.map(|last| u64::from(last.said.in_flight)).fold(0, u64::saturating_add)
     }
 
     /// Since when there was no request; `None` when there has been none yet.
@@ -109,7 +118,8 @@ fn increment(last: &Last, said: &ServiceLoad, now: Instant) -> Option<Increment>
     let before = &last.said;
     let anew = said.requests < before.requests || said.busy_micros < before.busy_micros;
     let (requests, busy_micros, passed) = match anew {
-        // Another process: it has counted from zero, and that since it was heard of last.
+        // Another process: it has counted from zero, and that since it was heard of last, or it is not believed.
+        true if Duration::from_micros(said.at_micros) > last.age(now) + SILENCE => return None,
         true => (said.requests, said.busy_micros, last.age(now)),
         false => (
             said.requests - before.requests,
@@ -117,8 +127,9 @@ fn increment(last: &Last, said: &ServiceLoad, now: Instant) -> Option<Increment>
             Duration::from_micros(said.at_micros.checked_sub(before.at_micros)?),
         ),
     };
-    // Who had nothing in flight spoke as soon as a request had begun: it was idle before that.
-    let over = if before.in_flight == 0 { passed.min(CADENCE) } else { passed };
+    // Who had nothing in flight spoke as soon as a request had begun: it was idle before that, if nothing is lost of
+    // what it said.
+    let over = if before.in_flight == 0 && !last.cut { passed.min(CADENCE) } else { passed };
     (!over.is_zero()).then_some(Increment { requests, busy_micros, over })
 }
 
@@ -145,6 +156,10 @@ mod tests {
             // Another process of the same shim.
             (said(1, 4, 100, 90), 300, Some((4, 100, 300))),
             (said(1, 1001, 100, 90), 300, Some((1001, 100, 300))),
+            (said(1, 4, 100, 2300), 300, Some((4, 100, 300))),
+            // It was there when the shim was heard of last: its counters cannot have begun since.
+            (said(1, 4, 100, 2301), 300, None),
+            (said(1, 999, u64::MAX / 1000, 7200), 300, None),
             // The same again, or out of order.
             (first.clone(), 10, None),
             (said(2, 1000, 50_000, 6000), 10, None),
@@ -164,6 +179,29 @@ mod tests {
         let got = counted.count("a", &said(4, 9, 900, 61_000), start + millis(60_000));
         assert_eq!(got, Some(Increment { requests: 4, busy_micros: 800_000, over: CADENCE }));
         assert_eq!(counted.count("b", &said(1, 9, 900, 61_000), start), None, "shims are not mixed up");
+    }
+
+    #[test]
+    fn counters_that_are_not_believed_are_what_the_next_are_compared_with() {
+        let start = Instant::now();
+        let mut counted = Counted::default();
+        counted.count("a", &said(1, 1000, 50_000, 7000), start);
+        assert_eq!(counted.count("a", &said(1, 4, 100, 7200), start + millis(200)), None);
+        let got = counted.count("a", &said(1, 6, 300, 7400), start + millis(400));
+        assert_eq!(got, Some(Increment { requests: 2, busy_micros: 200_000, over: millis(200) }));
+    }
+
+    #[test]
+    fn what_was_lost_with_the_link_was_counted_all_the_while() {
+        let start = Instant::now();
+        let mut counted = Counted::default();
+        counted.count("a", &said(0, 5, 100, 1000), start);
+        counted.cut("a");
+        counted.cut("nobody");
+        let got = counted.count("a", &said(0, 305, 30_100, 31_000), start + millis(30_000));
+        assert_eq!(got, Some(Increment { requests: 300, busy_micros: 30_000_000, over: millis(30_000) }));
+        let got = counted.count("a", &said(1, 306, 30_150, 61_000), start + millis(60_000));
+        assert_eq!(got, Some(Increment { requests: 1, busy_micros: 50_000, over: CADENCE }), "nothing was lost since");
     }
 
     #[test]

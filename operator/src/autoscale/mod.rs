@@ -11,7 +11,7 @@ mod traces;
 mod window;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -30,17 +30,13 @@ pub struct Autoscale {
     services: Mutex<HashMap<String, Service>>,
 }
 
-/// What is known of one service.
-#[derive(Debug, Default)]
+/// What is known of one service that is scaled.
+#[derive(Debug)]
 struct Service {
     /// What its shims have counted.
     counted: Counted,
-    /// How it is scaled; `None` while nobody asked for it, and when its number of replicas is fixed.
-    scaled: Option<Scaled>,
-}
-
-#[derive(Debug)]
-struct Scaled {
+    /// Some of its shims cannot tell this leader what they count.
+    unheard: bool,
     scaling: Scaling,
     /// Requests in flight that one replica takes.
     concurrency: u32,
@@ -50,15 +46,22 @@ struct Scaled {
 }
 
 impl Autoscale {
-    /// A shim has counted: the body of its message, with the uid of its pod.
+    /// A shim has counted: the body of its message, with the uid of its pod. Of a service that nobody has asked for
+    /// nothing is kept.
     pub fn loaded(&self, pod_uid: &str, load: &v1::Load, now: Instant) {
         let mut services = self.services();
         for news in &load.services {
-            let service = services.entry(news.service_uid.clone()).or_default();
-            let increment = service.counted.count(pod_uid, news, now);
-            if let (Some(increment), Some(scaled)) = (increment, &mut service.scaled) {
-                scaled.windows.add(&increment, now);
+            let Some(service) = services.get_mut(&news.service_uid) else { continue };
+            if let Some(increment) = service.counted.count(pod_uid, news, now) {
+                service.windows.add(&increment, now);
             }
+        }
+    }
+
+    /// A shim's stream has ended: what it tells next, it has counted all the while.
+    pub fn cut(&self, pod_uid: &str) {
+        for service in self.services().values_mut() {
+            service.counted.cut(pod_uid);
         }
     }
 
@@ -71,33 +74,39 @@ impl Autoscale {
     }
 
     /// What is decided for a service; `None` when its number of replicas is fixed. `placed` replicas are where it
-    /// begins, if this is the first that is heard of it: 0 when it is parked, or new.
-    pub fn desired(&self, uid: &str, spec: &WasmServiceSpec, placed: u32, now: Instant) -> Option<Decision> {
+    /// begins, if this is the first that is heard of it: 0 when it is parked, or new. `unheard`: some node that has
+    /// replicas of it may serve, and no shim there is connected to this leader.
+    pub fn desired(
+        &self,
+        uid: &str,
+        spec: &WasmServiceSpec,
+        placed: u32,
+        unheard: bool,
+        now: Instant,
+    ) -> Option<Decision> {
         let mut services = self.services();
         let Some(scaling) = spec.scaling() else {
-            if let Some(service) = services.get_mut(uid) {
-                service.scaled = None;
-            }
+            services.remove(uid);
             return None;
         };
         let concurrency = u32::try_from(spec.revision.concurrency).unwrap_or(0).max(1);
-        let service = services.entry(uid.to_owned()).or_default();
-        match &mut service.scaled {
-            Some(scaled) if scaled.scaling == scaling && scaled.concurrency == concurrency => {}
-            Some(scaled) => scaled.change(scaling, concurrency, &service.counted, now),
-            none => *none = Some(Scaled::new(scaling, concurrency, placed, &service.counted, now)),
-        }
-        service.scaled.as_ref().map(|scaled| scaled.decision.clone())
+        let service = match services.entry(uid.to_owned()) {
+            Entry::Occupied(known) => {
+                let service = known.into_mut();
+                service.hear(unheard, now);
+                service.change(scaling, concurrency, now);
+                service
+            }
+            Entry::Vacant(new) => new.insert(Service::new(scaling, concurrency, placed, unheard, now)),
+        };
+        Some(service.decision.clone())
     }
 
     /// Decides for every service; the uids of those for which something else is decided now. To be called several times
     /// a second.
     pub fn tick(&self, now: Instant) -> Vec<String> {
         let mut services = self.services();
-        let changed = services.iter_mut().filter_map(|(uid, service)| {
-            let scaled = service.scaled.as_mut()?;
-            scaled.tick(&service.counted, now).then(|| uid.clone())
-        });
+        let changed = services.iter_mut().filter_map(|(uid, service)| service.tick(now).then(|| uid.clone()));
         changed.collect()
     }
 
@@ -112,31 +121,43 @@ impl Autoscale {
     }
 }
 
-impl Scaled {
-    fn new(scaling: Scaling, concurrency: u32, placed: u32, counted: &Counted, now: Instant) -> Self {
-        let windows = Windows::new(&scaling, now);
+impl Service {
+    fn new(scaling: Scaling, concurrency: u32, placed: u32, unheard: bool, now: Instant) -> Self {
+        let (windows, counted) = (Windows::new(&scaling, now), Counted::default());
         let mut scaler = Scaler::new(placed, now);
-        let decision = scaler.decide(&scaling, concurrency, &load(&windows, &scaling, counted, now), now);
-        Self { scaling, concurrency, windows, scaler, decision }
+        let load = load(&windows, &scaling, &counted, unheard, now);
+        let decision = scaler.decide(&scaling, concurrency, &load, now);
+        Self { counted, unheard, scaling, concurrency, windows, scaler, decision }
+    }
+
+    /// Whether some of its shims are not heard. When all are again, the load is known from then on.
+    fn hear(&mut self, unheard: bool, now: Instant) {
+        if self.unheard && !unheard {
+            self.scaler.measured_anew(now);
+        }
+        self.unheard = unheard;
     }
 
     /// Other settings: what was measured still counts if it is measured in the same way.
-    fn change(&mut self, scaling: Scaling, concurrency: u32, counted: &Counted, now: Instant) {
+    fn change(&mut self, scaling: Scaling, concurrency: u32, now: Instant) {
+        if self.scaling == scaling && self.concurrency == concurrency {
+            return;
+        }
         if !self.windows.suit(&scaling) {
             self.windows = Windows::new(&scaling, now);
             self.scaler.measured_anew(now);
         }
         (self.scaling, self.concurrency) = (scaling, concurrency);
-        self.decision = self.decide(counted, now);
+        self.decision = self.decide(now);
     }
 
     /// Decides; whether it is something else. A decision that is the same keeps the figures that led to it.
-    fn tick(&mut self, counted: &Counted, now: Instant) -> bool {
+    fn tick(&mut self, now: Instant) -> bool {
         // Most services are parked, and nothing was heard of them.
-        if self.scaler.sleeps(counted.last_active(now)) {
+        if self.scaler.sleeps(self.counted.last_active(now)) {
             return false;
         }
-        let decision = self.decide(counted, now);
+        let decision = self.decide(now);
         let changed = (decision.desired, decision.mode) != (self.decision.desired, self.decision.mode);
         if changed {
             self.decision = decision;
@@ -144,18 +165,18 @@ impl Scaled {
         changed
     }
 
-    fn decide(&mut self, counted: &Counted, now: Instant) -> Decision {
-        let load = load(&self.windows, &self.scaling, counted, now);
+    fn decide(&mut self, now: Instant) -> Decision {
+        let load = load(&self.windows, &self.scaling, &self.counted, self.unheard, now);
         self.scaler.decide(&self.scaling, self.concurrency, &load, now)
     }
 }
 
 /// The load until now.
-fn load(windows: &Windows, scaling: &Scaling, counted: &Counted, now: Instant) -> Load {
+fn load(windows: &Windows, scaling: &Scaling, counted: &Counted, unheard: bool, now: Instant) -> Load {
     Load {
         means: windows.means(counted, now),
         in_flight: counted.in_flight(now),
         last_active: counted.last_active(now),
-        dark: counted.is_dark(stable_window(scaling), now),
+        dark: unheard || counted.is_dark(stable_window(scaling), now),
     }
 }

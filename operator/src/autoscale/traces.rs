@@ -52,6 +52,8 @@ struct World {
     due: u64,
     /// Requests come by chance, with this state of it, or evenly.
     chance: Option<u64>,
+    /// A shim that may serve is not connected.
+    unheard: bool,
     decision: Decision,
     /// Every number of replicas there was, and since when.
     history: Vec<(u64, u32)>,
@@ -62,7 +64,7 @@ impl World {
         let spec = serde_json::json!({"image": "i", "concurrency": CONCURRENCY, "scaling": scaling});
         let spec: WasmServiceSpec = serde_json::from_value(spec).expect("a spec");
         let (autoscale, start) = (Autoscale::default(), Instant::now());
-        let decision = autoscale.desired(UID, &spec, placed, start).expect("it is scaled");
+        let decision = autoscale.desired(UID, &spec, placed, false, start).expect("it is scaled");
         let history = vec![(0, decision.desired)];
         Self {
             autoscale,
@@ -73,6 +75,7 @@ impl World {
             takes: 100,
             due: 0,
             chance: None,
+            unheard: false,
             decision,
             history,
         }
@@ -150,7 +153,7 @@ impl World {
 
     fn decide(&mut self) {
         let changed = !self.autoscale.tick(self.now()).is_empty();
-        let decision = self.autoscale.desired(UID, &self.spec, 0, self.now()).expect("it is scaled");
+        let decision = self.autoscale.desired(UID, &self.spec, 0, self.unheard, self.now()).expect("it is scaled");
         assert_eq!(changed, decision != self.decision, "who is to be placed anew is named: {decision:?}");
         if decision.desired != self.decision.desired {
             self.history.push((self.millis, decision.desired));
@@ -378,12 +381,53 @@ fn nobody_goes_for_want_of_a_shims_word() {
 }
 
 #[test]
+fn nobody_goes_while_a_shim_that_may_serve_is_not_connected() {
+    let mut world = World::new(Scaling::default(), 5);
+    world.unheard = true;
+    world.pass(3 * MINUTE, |_| 0.0);
+    world.unheard = false;
+    world.pass(59 * SECOND, |_| 0.0);
+    assert_eq!(world.since(0), [5], "its load is known from when it connects");
+    world.pass(2 * SECOND, |_| 0.0);
+    assert_eq!(world.desired(), 0);
+    world.unheard = true;
+    world.pass(3 * MINUTE, |_| 0.0);
+    assert_eq!(world.since(0), [5, 0], "parked is parked");
+    world.pass(10 * SECOND, |_| in_flight(340.0));
+    assert!(world.desired() >= 5, "more are not held back: {:?}", world.history);
+}
+
+#[test]
+fn what_was_not_heard_for_a_while_is_no_burst() {
+    let mut world = World::new(Scaling::default(), 0);
+    world.pass(2 * MINUTE, |_| in_flight(60.0));
+    world.pass(2 * SECOND, |_| 0.0);
+    let cut = world.millis;
+    for (n, shim) in world.shims.iter_mut().enumerate() {
+        shim.cut = true;
+        world.autoscale.cut(&format!("pod {n}"));
+    }
+    world.pass(20 * SECOND, |_| in_flight(60.0));
+    world.shims.iter_mut().for_each(|shim| shim.cut = false);
+    world.pass(MINUTE, |_| in_flight(60.0));
+    assert_eq!(world.since(cut), [1]);
+}
+
+#[test]
+fn nothing_is_kept_of_what_nobody_asked_for() {
+    let autoscale = Autoscale::default();
+    let news = ServiceLoad { service_uid: "unknown".to_owned(), in_flight: 1, ..ServiceLoad::default() };
+    autoscale.loaded("pod 0", &Load { services: vec![news] }, Instant::now());
+    assert!(autoscale.services().is_empty());
+}
+
+#[test]
 fn a_fixed_number_is_not_decided_and_settings_may_change() {
     let mut world = World::new(Scaling::default(), 0);
     world.pass(2 * MINUTE, |_| in_flight(140.0));
     assert_eq!(world.desired(), 2);
     let desired = |world: &World, spec: &WasmServiceSpec, placed| {
-        world.autoscale.desired(UID, spec, placed, world.now()).map(|decision| decision.desired)
+        world.autoscale.desired(UID, spec, placed, false, world.now()).map(|decision| decision.desired)
     };
     let changed = |scaling: Scaling| WasmServiceSpec { scaling: Some(scaling), ..world.spec.clone() };
     assert_eq!(desired(&world, &changed(Scaling { min_replicas: 4, ..Scaling::default() }), 0), Some(4));
@@ -393,6 +437,7 @@ fn a_fixed_number_is_not_decided_and_settings_may_change() {
     assert_eq!(desired(&world, &tenth, 0), Some(14), "the load is known already");
     let fixed = WasmServiceSpec { scaling: None, replicas: Some(3), ..world.spec.clone() };
     assert_eq!(desired(&world, &fixed, 3), None);
+    assert!(world.autoscale.services().is_empty(), "nothing is kept of what is fixed");
     assert!(world.autoscale.tick(world.now()).is_empty());
     assert_eq!(desired(&world, &world.spec, 3), Some(3), "it begins with what is placed");
     world.autoscale.retain(&["another".to_owned()].into());

@@ -123,7 +123,8 @@ impl Window {
 
     /// Adds an amount that came evenly in this time until now. What was before the start is left out.
     fn add(&mut self, amount: u64, over: Duration, now: Instant) {
-        let (width, end, over) = (self.width(), self.at(now), (over.as_nanos() as u64).max(1));
+        let over = u64::try_from(over.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let (width, end) = (self.width(), self.at(now));
         let newest = end / width;
         for bucket in self.newest.saturating_add(1).max(newest.saturating_sub(BUCKETS - 1))..=newest {
             self.buckets[(bucket % BUCKETS) as usize] = 0;
@@ -137,7 +138,8 @@ impl Window {
         let first = (end.saturating_sub(over) / width).max((self.newest + 1).saturating_sub(BUCKETS));
         for bucket in first..=newest {
             let part = come(((bucket + 1) * width).min(end)) - come(bucket * width);
-            self.buckets[(bucket % BUCKETS) as usize] += part;
+            let sum = &mut self.buckets[(bucket % BUCKETS) as usize];
+            *sum = sum.saturating_add(part);
         }
     }
 
@@ -146,7 +148,7 @@ impl Window {
         let (width, at) = (self.width(), self.at(now));
         let oldest = (at / width + 1).saturating_sub(BUCKETS);
         let kept = oldest.max((self.newest + 1).saturating_sub(BUCKETS))..=self.newest;
-        let sum: u64 = kept.map(|bucket| self.buckets[(bucket % BUCKETS) as usize]).sum();
+        let sum = kept.map(|bucket| self.buckets[(bucket % BUCKETS) as usize]).fold(0, u64::saturating_add);
         let covered = Duration::from_nanos(at - oldest * width);
         // A full window covers a bucket less than its length at least.
         let least = LEAST.min(self.length - Duration::from_nanos(width));
@@ -256,6 +258,28 @@ mod tests {
         assert!(near(means.stable, 40.0) && near(means.panic, 40.0), "{means:?}");
         assert!(windows.suit(&scaling) && !windows.suit(&Scaling::default()));
         assert!(!windows.suit(&Scaling { panic_window_seconds: Some(3), ..scaling }));
+    }
+
+    #[test]
+    fn what_cannot_be_is_very_much_and_no_more() {
+        let start = Instant::now();
+        for kind in [MetricType::Concurrency, MetricType::Rps] {
+            let metric = podless_crds::ScalingMetric { kind, utilization: None, value: Some(10) };
+            let scaling = Scaling { metric, ..Scaling::default() };
+            let (mut windows, counted) = (Windows::new(&scaling, start), Counted::default());
+            // In one bucket, and in several.
+            for at in [200, 200, 4000] {
+                let increment = Increment { requests: u64::MAX, busy_micros: u64::MAX, over: millis(200) };
+                windows.add(&increment, start + millis(at));
+            }
+            let Means { stable, panic, .. } = windows.means(&counted, start + millis(4000));
+            assert!(stable > 1e12 && panic > 1e12, "{stable} {panic}");
+        }
+        // A time of which the nanoseconds are 1000 more than fit: what came in it came long ago.
+        let mut window = Window::new(Duration::from_secs(60), start);
+        let over = Duration::from_nanos(u64::MAX) + Duration::from_nanos(1001);
+        window.add(1_000_000_000, over, start + millis(1000));
+        assert!(window.mean(start + millis(1000), |_| 0.0) < 1.0);
     }
 
     #[test]

@@ -90,6 +90,26 @@ pub struct Assigned {
     pub replicas: BTreeMap<String, u32>,
     /// It is scaled to zero: the first request loads it.
     pub parked: bool,
-    /// Requests in flight by the uid of the shim's pod: who is not in here is not told.
+    /// Requests in flight by the uid of the shim's pod, of those that are to serve.
     pub budgets: BTreeMap<String, u32>,
+    /// The same of those that it has left: they answer for old connections still, by what is assigned now, and keep
+    /// nothing in memory for it.
+    pub left: BTreeMap<String, u32>,
+}
+
+/// What a shim is told of a service, beside what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Requests in flight that it takes.
+    pub budget: u32,
+    /// Nothing is to be resident: the first request loads it.
+    pub parked: bool,
+}
+
+impl Assigned {
+    /// What this shim is told; `None`: nothing.
+    pub fn share(&self, pod_uid: &str) -> Option<Share> {
+        let serves = self.budgets.get(pod_uid).map(|&budget| Share { budget, parked: self.parked });
+        serves.or_else(|| self.left.get(pod_uid).map(|&budget| Share { budget, parked: true }))
+    }
 }

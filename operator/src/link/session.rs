@@ -14,7 +14,7 @@ use tonic::{Status, Streaming};
 use super::{
     Hub,
     auth::Identity,
-    content::Assigned,
+    content::{Assigned, Share},
     sessions::{HIGHEST_BELIEVED, Next, SessionKey},
 };
 use crate::metrics::Metrics;
@@ -47,6 +47,8 @@ pub async fn serve(
     }
     let services = hub.service_uids();
     let (key, notify) = hub.sessions().open(identity.clone(), hello, services, Instant::now());
+    // What it says first on this stream covers all the time since its last one.
+    hub.autoscale.cut(&identity.pod_uid);
     hub.membership_changed();
 
     let (tx, rx) = mpsc::channel(AHEAD);
@@ -56,6 +58,7 @@ pub async fn serve(
             ended = send(&hub, &key, &notify, &tx) => ended,
         };
         hub.sessions().close(&key, Instant::now());
+        hub.autoscale.cut(&key.pod_uid);
         tracing::info!(node = identity.node, pod = identity.pod_name, reason = ended, "a shim has disconnected");
         hub.membership_changed();
         // What is to become of its endpoints is decided when the grace is over.
@@ -90,7 +93,10 @@ async fn receive(hub: &Hub, metrics: &Metrics, key: &SessionKey, mut inbound: St
             }
             Some(v1::from_shim::Body::Report(report)) => hub.sessions().report(key, report),
             Some(v1::from_shim::Body::ProbeResult(result)) => hub.sessions().answered(key, result),
-            Some(v1::from_shim::Body::Load(load)) => hub.autoscale.loaded(&key.pod_uid, &load, Instant::now()),
+            Some(v1::from_shim::Body::Load(mut load)) => {
+                hub.sessions().believe(key, &mut load);
+                hub.autoscale.loaded(&key.pod_uid, &load, Instant::now());
+            }
             // Said once already, or something that a newer shim has to say.
             Some(v1::from_shim::Body::Hello(_)) | None => {}
         }
@@ -118,10 +124,10 @@ async fn send(hub: &Hub, key: &SessionKey, notify: &Notify, tx: &mpsc::Sender<Re
 
 fn encode(hub: &Hub, next: Next) -> v1::ToShim {
     let body = match next {
-        Next::Assign(assigned, budget) => {
-            let Assigned { service, generation, port, content, parked, .. } = &*assigned;
+        Next::Assign(assigned, Share { budget, parked }) => {
+            let Assigned { service, generation, port, content, .. } = &*assigned;
             let assignment = content.assignment(service, *generation, *port, budget);
-            let assignment = v1::Assignment { parked: *parked, ..assignment }.encode_to_vec();
+            let assignment = v1::Assignment { parked, ..assignment }.encode_to_vec();
             let signature = hub.signing.key().sign(ASSIGNMENT_CONTEXT, &assignment).to_vec();
             v1::to_shim::Body::Assign(v1::Assign { assignment, signature })
         }

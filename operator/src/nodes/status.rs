@@ -119,7 +119,8 @@ fn few(value: u32) -> i32 {
 
 fn density(report: &Report, services: &HashMap<String, ServiceReport>) -> NodeDensity {
     let memory = report.memory.unwrap_or_default();
-    let count = services.len() as u64;
+    // Of what is parked nothing is here.
+    let count = services.values().filter(|s| s.resident_bytes > 0).count() as u64;
     // Code is what is left when the live instances are taken away.
     let code = |s: &ServiceReport| {
         s.resident_bytes.saturating_sub(s.bytes_per_instance.saturating_mul(u64::from(s.live_instances)))

@@ -194,7 +194,7 @@ fn serving(outcome: &Outcome<'_>, before: &[Verdict], old: &[Condition], generat
             return (available, verdict(Ready, status, *reason, message.clone()));
         }
     };
-    let Facts { wanted, parked, places, endpoints, endpoints_current, failures, .. } = facts;
+    let Facts { wanted, parked, least, places, endpoints, endpoints_current, failures, .. } = facts;
     let replicas: u32 = places.iter().map(|p| p.replicas).sum();
     let current: u32 = places.iter().filter(|p| p.current).map(|p| p.replicas).sum();
     let shims = count(*endpoints as u32, "shim");
@@ -213,11 +213,14 @@ fn serving(outcome: &Outcome<'_>, before: &[Verdict], old: &[Condition], generat
         _ => verdict(Available, Status::True, Reason::Serving, format!("serves on {shims}")),
     };
     let step = |status| before.iter().find(|v| v.status == status);
-    let unplaced = before.iter().find(|v| v.kind == ConditionType::Placed && v.status == Status::False);
     let progress = format!("{current} of {} serve generation {generation}", count(replicas, "replica"));
     let whole = *endpoints_current && places.iter().all(|p| p.current || p.joins);
     let serves = *wanted > 0 && replicas > 0 && (current == replicas || whole) && *endpoints > 0;
     let rests = *parked && !places.is_empty() && whole;
+    // That the load wants more than the nodes have is told by Placed: what serves is ready.
+    let excused = serves && least.is_some_and(|least| replicas >= least);
+    let unplaced = before.iter().find(|v| v.kind == ConditionType::Placed && v.status == Status::False);
+    let unplaced = unplaced.filter(|v| !(excused && v.reason == Reason::NoNode));
     let ready = if let Some(step) = unplaced {
         verdict(Ready, Status::False, step.reason, step.message.clone())
     } else if rests {

@@ -36,22 +36,28 @@ impl Demand {
         matches!(self, Self::Scaled(..))
     }
 
+    /// The fewest replicas while it is not parked, where the load says how many.
+    pub fn least(&self) -> Option<u32> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Scaled(scaling, _) => Some(u32::try_from(scaling.min_replicas).unwrap_or(0).max(1)),
+        }
+    }
+
     /// Whether it is scaled to zero: the first request is to load it.
     pub fn is_parked(&self) -> bool {
         matches!(self, Self::Scaled(_, Decision { desired: 0, .. }))
     }
 
-    /// Requests in flight that a node takes, which has so many of the replicas and is one of so many nodes. Where the
-    /// load decides, a node takes its share of all that may ever be: load comes before the replicas do.
-    pub fn budget(&self, replicas: u32, nodes: usize, concurrency: u32) -> u32 {
-        let share = match self {
-            Self::Fixed(_) => 0,
-            Self::Scaled(scaling, _) => {
-                let most = u32::try_from(scaling.max_replicas).unwrap_or(1);
-                most.div_ceil(u32::try_from(nodes).unwrap_or(u32::MAX).max(1))
-            }
+    /// Requests in flight that a node takes, which has so many of the replicas. Where the load decides, each takes all
+    /// that there may ever be: load comes before replicas do, and connections do not move when they come. A share that
+    /// falls with every node that joins would refuse what was served before.
+    pub fn budget(&self, replicas: u32, concurrency: u32) -> u32 {
+        let replicas = match self {
+            Self::Fixed(_) => replicas,
+            Self::Scaled(scaling, _) => u32::try_from(scaling.max_replicas).unwrap_or(1),
         };
-        replicas.max(share).saturating_mul(concurrency)
+        replicas.saturating_mul(concurrency)
     }
 }
 
@@ -61,20 +67,19 @@ mod tests {
     use crate::autoscale::{Mode, Why};
 
     #[test]
-    fn a_node_takes_its_share_of_all_that_may_be() {
+    fn where_the_load_decides_a_node_takes_all_that_may_be() {
         let scaled = |desired, max_replicas| {
             let decision = Decision { desired, mode: Mode::Stable, current: 0.0, target: 70.0, why: Why::Load };
             Demand::Scaled(Scaling { max_replicas, ..Scaling::default() }, decision)
         };
-        for (demand, replicas, nodes, want) in [
-            (Demand::Fixed(3), 2, 2, 200),
-            (Demand::Fixed(0), 0, 1, 0),
-            (scaled(0, 20), 0, 2, 1000),
-            (scaled(3, 20), 1, 3, 700),
-            (scaled(3, 3), 2, 2, 200),
-            (scaled(9, 9), 3, 3, 300),
+        for (demand, replicas, want) in [
+            (Demand::Fixed(3), 2, 200),
+            (Demand::Fixed(0), 0, 0),
+            (scaled(0, 20), 0, 2000),
+            (scaled(3, 20), 1, 2000),
+            (scaled(20, 20), 2, 2000),
         ] {
-            assert_eq!(demand.budget(replicas, nodes, 100), want, "{demand:?}");
+            assert_eq!(demand.budget(replicas, 100), want, "{demand:?}");
         }
         assert!(scaled(0, 20).is_parked() && !scaled(1, 20).is_parked() && !Demand::Fixed(0).is_parked());
     }

@@ -75,18 +75,23 @@ pub async fn observe(service: Arc<WasmService>, id: &ServiceRef, context: &Conte
     let sessions = context.hub.sessions();
     let assigned = sessions.assigned(&id.uid);
     // A new leader goes on from what is placed.
-    let placed = slice.as_ref().and_then(recorded).map_or(0, |record| record.nodes.values().map(|n| n.replicas).sum());
-    let decided = context.hub.autoscale.desired(&id.uid, &service.spec, placed, Instant::now());
+    let slice = Child::of(slice, id);
+    let shims = views(&sessions, &pods, &id.uid, context.leading_since, Instant::now());
+    let record = slice.ours().and_then(recorded).unwrap_or_default();
+    let placed = record.nodes.values().fold(0u32, |sum, node| sum.saturating_add(node.replicas));
+    // Of what this leader has not assigned yet it believes nobody a word.
+    let unheard = placed > 0 && assigned.is_none() || record.nodes.keys().any(|node| is_unheard(node, &shims));
+    let decided = context.hub.autoscale.desired(&id.uid, &service.spec, placed, unheard, Instant::now());
     // A key that was read can always seal; if not, what is assigned stays as it is.
     let refreshed = |a: &Arc<Assigned>| context.hub.signing.refresh(&a.content).unwrap_or_else(|_| a.content.clone());
     Ok(Observed {
         child: Child::of(child, id),
-        slice: Child::of(slice, id),
+        slice,
         build,
         kept: assigned.as_ref().map(refreshed),
         assigned,
         port,
-        shims: views(&sessions, &pods, &id.uid, context.leading_since, Instant::now()),
+        shims,
         nodes: context.nodes.all(),
         env: env::resolve(&service.spec.revision.env, &found),
         demand: Demand::of(&service.spec, decided),
@@ -96,6 +101,12 @@ pub async fn observe(service: Arc<WasmService>, id: &ServiceRef, context: &Conte
         id: id.clone(),
         service,
     })
+}
+
+/// A node may serve, and none of its shims tells this leader how much.
+fn is_unheard(node: &str, shims: &[ShimView]) -> bool {
+    let mut here = shims.iter().filter(|shim| shim.node == node && shim.held()).peekable();
+    here.peek().is_some() && here.all(|shim| !shim.connected)
 }
 
 /// What the service wants built. A digest that status has pinned for this very generation and reference is kept.

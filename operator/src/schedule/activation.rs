@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Ask, Node, Placement, fit::fit, place, stable_hash};
+use super::{Ask, Cost, Node, Placement, fit::fit, place, stable_hash};
 use crate::nodes::facts::ZONE;
 
 /// Chooses `size` nodes, or as many as would take one replica; each is given one.
@@ -14,7 +14,9 @@ pub fn activation_set(ask: &Ask<'_>, nodes: &BTreeMap<String, Node<'_>>, size: u
     let mut rest: BTreeMap<_, _> = nodes
         .iter()
         .filter_map(|(name, node)| {
-            let rank = (fit(ask, node, 1).ok()?.avoid, stable_hash(&[ask.service, name]));
+            // It takes nothing of the node until it is asked: who else has taken how much does not matter.
+            let free = Node { used: Cost::default(), ..node.clone() };
+            let rank = (fit(ask, &free, 1).ok()?.avoid, stable_hash(&[ask.service, name]));
             Some((name, (node.facts.labels.get(ZONE), rank)))
         })
         .collect();
@@ -35,7 +37,7 @@ pub fn activation_set(ask: &Ask<'_>, nodes: &BTreeMap<String, Node<'_>>, size: u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{nodes::facts::NodeFacts, schedule::Cost};
+    use crate::nodes::facts::NodeFacts;
     use proptest::prelude::*;
 
     fn choose(service: &str, zones: &BTreeMap<String, u8>, size: usize) -> BTreeSet<String> {

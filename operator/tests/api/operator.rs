@@ -152,12 +152,12 @@ impl Operator {
                     let Some(next) = hub.sessions().next(&key) else { break };
                     let ours = !matches!(&next, Next::Assign(assigned, _) if assigned.service.namespace != mine);
                     let (said, ack) = match next {
-                        Next::Assign(assigned, budget) => {
+                        Next::Assign(assigned, share) => {
                             let loaded = ack::Outcome::Loaded(v1::Loaded {});
                             let uid = assigned.service.uid.clone();
                             let generation = assigned.generation;
                             hub.wake.one(&assigned.service);
-                            let said = format!("assign {} {generation} budget {budget}", assigned.service.name);
+                            let said = format!("assign {} {generation} budget {}", assigned.service.name, share.budget);
                             (said, Some(v1::Ack { service_uid: uid, generation, outcome: Some(loaded) }))
                         }
                         Next::Withdraw { service, generation } => {

@@ -50,8 +50,9 @@ impl Budget {
             let gone = self.permits.forget_permits(old - limit);
             self.owed.fetch_add(old - limit - gone, Relaxed);
         } else {
-            let grown = (old..limit).filter(|_| !self.repay()).count();
-            self.permits.add_permits(grown);
+            let more = limit - old;
+            let owed = self.owed.fetch_update(Relaxed, Relaxed, |owed| Some(owed.saturating_sub(more))).unwrap_or(0);
+            self.permits.add_permits(more - owed.min(more));
         }
     }
 

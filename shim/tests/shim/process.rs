@@ -20,13 +20,18 @@ use crate::{
     operator::{Operator, PATIENCE},
 };
 
-/// A service port that is free now.
+/// A service port that is free now, and that no test beside this one takes while a shim is down.
 pub(crate) fn free_port() -> u16 {
+    const EACH: u16 = 1000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test processes run side by side: each begins at another place.
-    let offset = u16::try_from(std::process::id() % 250).expect("small") * 40;
+    // Tests that run side by side are processes with a slot each. Those that run in it one after another begin at
+    // different places: what was closed a moment ago may still be in use.
+    let slot: u16 = std::env::var("NEXTEST_TEST_GLOBAL_SLOT").map_or(0, |slot| slot.parse().expect("a number"));
+    let begin = u16::try_from(std::process::id() % 25).expect("small") * 40;
     loop {
-        let port = 20_000 + offset + NEXT.fetch_add(1, Ordering::Relaxed);
+        let next = begin + NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(next < begin + EACH, "this test takes too many ports");
+        let port = 20_000 + slot % 12 * EACH + next % EACH;
         if TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).is_ok() {
             return port;
         }

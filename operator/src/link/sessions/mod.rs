@@ -1,8 +1,10 @@
 //! Who is connected, what each shim knows and what it should be told. Pure: time is an argument; the lock around it and
 //! the streams are in `session` and the parent.
 //!
-//! `shim` is what is kept of one of them, `tell` what it is told next, `probes` what it is asked about others.
+//! `shim` is what is kept of one of them, `tell` what it is told next, `probes` what it is asked about others, and
+//! `believe` what of its counts is taken.
 
+mod believe;
 mod probes;
 mod shim;
 mod tell;
@@ -66,7 +68,7 @@ impl Sessions {
         self.ejected.remove(&pod_uid);
         let mut shim = Shim::new(identity, hello, services, self.epoch, now);
         shim.dirty
-            .extend(self.services.values().filter(|a| a.budgets.contains_key(&pod_uid)).map(|a| a.service.uid.clone()));
+            .extend(self.services.values().filter(|a| a.share(&pod_uid).is_some()).map(|a| a.service.uid.clone()));
         let (key, notify) = (SessionKey { pod_uid: pod_uid.clone(), session: self.epoch }, shim.notify.clone());
         if let Some(replaced) = self.shims.insert(pod_uid, shim) {
             // Its stream sees that it is not the one any more.
@@ -106,7 +108,7 @@ impl Sessions {
     /// that it can have counts.
     pub fn ack(&mut self, key: &SessionKey, ack: v1::Ack, now: Instant) -> bool {
         // It may have been told on an earlier stream, which `told` does not remember.
-        let assigned = self.services.get(&ack.service_uid).filter(|a| a.budgets.contains_key(&key.pod_uid));
+        let assigned = self.services.get(&ack.service_uid).filter(|a| a.share(&key.pod_uid).is_some());
         let assigned = assigned.map_or(0, |a| a.generation);
         self.shim(key).is_some_and(|shim| shim.acknowledged(ack, assigned, now))
     }
@@ -125,7 +127,7 @@ impl Sessions {
         if self.buried.contains_key(&uid) {
             return;
         }
-        for pod_uid in assigned.budgets.keys() {
+        for pod_uid in assigned.budgets.keys().chain(assigned.left.keys()) {
             self.touch(pod_uid, &uid);
         }
         self.services.insert(uid, Arc::new(assigned));
@@ -160,7 +162,7 @@ impl Sessions {
 
     /// The machine code with this SHA-256, if the shim is to have it.
     pub fn code_for(&self, pod_uid: &str, sha256: &str) -> Option<Arc<Assigned>> {
-        self.services.values().find(|a| a.content.code.sha256 == sha256 && a.budgets.contains_key(pod_uid)).cloned()
+        self.services.values().find(|a| a.content.code.sha256 == sha256 && a.share(pod_uid).is_some()).cloned()
     }
 
     /// What all shims have measured of a service; `None` while one that serves it has not reported yet, because half

@@ -10,13 +10,13 @@ use std::{
 use podless_link::v1;
 
 use super::{Buried, SessionKey, Sessions};
-use crate::link::content::Assigned;
+use crate::link::content::{Assigned, Share};
 
 /// What a shim is told next.
 #[derive(Clone, Debug)]
 pub enum Next {
-    /// An assignment with the shim's budget.
-    Assign(Arc<Assigned>, u32),
+    /// An assignment with the shim's share.
+    Assign(Arc<Assigned>, Share),
     /// The service is gone.
     Withdraw {
         /// Its uid.
@@ -101,8 +101,8 @@ impl Sessions {
                 continue;
             }
             // Code for another engine would only be refused.
-            let Some((assigned, budget)) =
-                services.get(&uid).filter(|_| matches).and_then(|a| Some((a, *a.budgets.get(&key.pod_uid)?)))
+            let Some((assigned, share)) =
+                services.get(&uid).filter(|_| matches).and_then(|a| Some((a, a.share(&key.pod_uid)?)))
             else {
                 continue;
             };
@@ -110,7 +110,7 @@ impl Sessions {
                 continue;
             }
             shim.told.insert(uid, assigned.generation);
-            return Some(Next::Assign(assigned.clone(), budget));
+            return Some(Next::Assign(assigned.clone(), share));
         }
         // A shim that cannot be given anything must not become ready and replace one that serves.
         if !shim.synced && shim.awaits.is_empty() && matches {

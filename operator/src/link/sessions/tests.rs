@@ -1,10 +1,18 @@
 //! Scenes of shims that connect, are told things, and go.
 
 use super::*;
-use crate::{build::Code, link::content::Content, reconcile::env::Env, wake::ServiceRef};
+use crate::{
+    build::Code,
+    link::content::{Content, Share},
+    reconcile::env::Env,
+    wake::ServiceRef,
+};
 use podless_artifact::seal::{HttpWorld, Seal};
 use podless_crds::Image;
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 fn identity(pod: &str) -> Identity {
     Identity { pod_uid: pod.into(), pod_name: pod.into(), node: format!("node of {pod}"), ip: "10.0.0.1".into() }
@@ -41,6 +49,7 @@ fn assigned(service: &str, generation: u64, pods: &[&str]) -> Assigned {
         parked: false,
         replicas: pods.iter().map(|pod| (format!("node of {pod}"), 2)).collect(),
         budgets: pods.iter().map(|pod| ((*pod).to_owned(), 20)).collect(),
+        left: BTreeMap::new(),
     }
 }
 
@@ -52,7 +61,9 @@ fn hello(fingerprint: &str, known: &[(&str, u64)]) -> v1::Hello {
 /// All that is to be said now, as text.
 fn drain(sessions: &mut Sessions, key: &SessionKey) -> Vec<String> {
     let said = |next| match next {
-        Next::Assign(a, budget) => format!("assign {} {} {budget}", a.service.uid, a.generation),
+        Next::Assign(a, Share { budget, parked }) => {
+            format!("assign {} {} {budget}{}", a.service.uid, a.generation, if parked { " parked" } else { "" })
+        }
         Next::Withdraw { service, generation } => format!("withdraw {service} {generation}"),
         Next::Synced => "synced".to_owned(),
         Next::Probe(probe) => format!("probe {}", probe.address),
@@ -299,4 +310,47 @@ fn who_connects_is_ejected_no_more() {
     assert!(sessions.is_ejected("p"));
     open(&mut sessions, "p", hello("f", &[]), &[]);
     assert!(!sessions.is_ejected("p"));
+}
+
+#[test]
+fn a_shim_that_was_left_is_told_what_is_true_now_and_keeps_nothing_resident() {
+    let mut sessions = Sessions::new("f".into());
+    let (p, q) = (open(&mut sessions, "p", hello("f", &[]), &[]), open(&mut sessions, "q", hello("f", &[]), &[]));
+    sessions.assign(assigned("a", 1, &["p", "q"]));
+    assert_eq!(drain(&mut sessions, &q), ["assign a 1 20", "synced"]);
+    sessions.assign(Assigned { left: BTreeMap::from([("q".to_owned(), 10)]), ..assigned("a", 2, &["p"]) });
+    assert_eq!(drain(&mut sessions, &p), ["assign a 2 20", "synced"]);
+    assert_eq!(drain(&mut sessions, &q), ["assign a 2 10 parked"]);
+    assert!(sessions.code_for("q", "code of a").is_some(), "it may have to fetch it");
+}
+
+#[test]
+fn a_shim_is_believed_what_it_may_speak_of_and_no_more_than_it_can_have() {
+    let mut sessions = Sessions::new("f".into());
+    sessions.assign(assigned("its own", 1, &["p"]));
+    sessions.assign(assigned("moved", 1, &["p"]));
+    sessions.assign(assigned("dead", 1, &["p"]));
+    let key = open(&mut sessions, "p", hello("f", &[("claimed", 1)]), &[]);
+    drain(&mut sessions, &key);
+    sessions.assign(Assigned { budgets: [("q".into(), 5), ("r".into(), 7)].into(), ..assigned("moved", 2, &[]) });
+    sessions.assign(assigned("claimed", 1, &["q"]));
+    sessions.bury("dead", Instant::now());
+    let believed = |sessions: &Sessions, key: &SessionKey, in_flight: u32| {
+        let said =
+            |uid: &str| v1::ServiceLoad { service_uid: uid.into(), in_flight, requests: 9, ..Default::default() };
+        let services = ["its own", "moved", "claimed", "dead", "never heard of"].map(said);
+        let mut load = v1::Load { services: services.into() };
+        sessions.believe(key, &mut load);
+        assert!(load.services.iter().all(|s| s.requests == 9));
+        load.services.into_iter().map(|s| (s.service_uid, s.in_flight)).collect::<Vec<_>>()
+    };
+    let both = |own: u32, moved: u32| [("its own".to_owned(), own), ("moved".to_owned(), moved)];
+    assert_eq!(believed(&sessions, &key, 3), both(3, 3));
+    assert_eq!(believed(&sessions, &key, u32::MAX), both(4 * 20, 4 * 7), "its budget, and the largest there is");
+
+    let again = open(&mut sessions, "p", hello("f", &[("its own", 1), ("moved", 1), ("claimed", 1)]), &[]);
+    assert!(believed(&sessions, &key, 3).is_empty(), "the stream is not the shim's one any more");
+    assert_eq!(believed(&sessions, &again, 3), [("its own".to_owned(), 3)], "of the rest it was not told on this one");
+    sessions.close(&again, Instant::now());
+    assert!(believed(&sessions, &again, 3).is_empty());
 }

@@ -75,6 +75,8 @@ pub struct Facts {
     pub wanted: u32,
     /// There are none because nobody asks: the first request loads it.
     pub parked: bool,
+    /// Where the load decides, replicas that are enough: the fewest that there are to be while it is not parked.
+    pub least: Option<u32>,
     /// Places, those with most replicas first.
     pub places: Vec<Place>,
     /// Why not all replicas have a place.
@@ -154,8 +156,12 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
     };
     shims.choose(&replicas);
 
+    let mut targets = shims.targets(&replicas, &before);
+    for target in &mut targets {
+        target.zone = o.nodes.get(&target.node).and_then(|node| node.labels.get(ZONE).cloned());
+    }
     let next = content.as_ref().filter(|_| !replicas.is_empty()).map(|content| {
-        let budget = |n: u32| o.demand.budget(n, replicas.len(), content.concurrency);
+        let budget = |n: u32| o.demand.budget(n, content.concurrency);
         let nodes = replicas.iter().map(|(node, &n)| (node.clone(), RecordedNode { replicas: n, budget: budget(n) }));
         let (nodes, parked) = (nodes.collect(), o.demand.is_parked());
         let name = content_name(&settings.salt, content, port);
@@ -172,9 +178,14 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
             memory: amounts.each.memory,
         };
         let budgets = shims.chosen.iter().map(|s| (s.pod_uid.clone(), budget(replicas[&s.node]))).collect();
-        let (service, content) = (o.id.clone(), content.clone());
-        let replicas = replicas.clone();
-        (record, Assigned { service, generation, port, content, fingerprint: print, replicas, parked, budgets })
+        // One replica's worth, for connections that are still open; nothing where it is stopped.
+        let left = shims
+            .left(&targets, &before, assigned)
+            .into_iter()
+            .map(|s| (s.pod_uid.clone(), budget(o.demand.wanted().min(1))));
+        let left = left.collect();
+        let (service, content, replicas) = (o.id.clone(), content.clone(), replicas.clone());
+        (record, Assigned { service, generation, port, content, fingerprint: print, replicas, parked, budgets, left })
     });
     let (record, next) = match next {
         Some((record, next)) => (Some(record), Some(next)),
@@ -196,10 +207,6 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         // A new leader has not heard of this shim yet: what was written is believed until it is.
         None => !shim.connected && believed && before.serves(shim),
     };
-    let mut targets = shims.targets(&replicas, &before);
-    for target in &mut targets {
-        target.zone = o.nodes.get(&target.node).and_then(|node| node.labels.get(ZONE).cloned());
-    }
     let mut places: Vec<_> = replicas
         .iter()
         .map(|(node, &replicas)| Place {
@@ -218,6 +225,7 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
     let facts = Facts {
         wanted: o.demand.wanted(),
         parked: o.demand.is_parked(),
+        least: o.demand.least(),
         places,
         short,
         env: o.env.as_ref().err().map(ToString::to_string),

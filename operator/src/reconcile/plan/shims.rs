@@ -51,7 +51,7 @@ impl ShimView {
     }
 
     /// It may be away for a moment only.
-    fn held(&self) -> bool {
+    pub(crate) fn held(&self) -> bool {
         !self.terminating && !self.ejected && (self.connected || self.pod_ready || self.silent < GRACE)
     }
 
@@ -93,6 +93,22 @@ impl<'a> Shims<'a> {
     /// Every usable shim of a chosen node: while one replaces another, both.
     pub(super) fn choose(&mut self, replicas: &BTreeMap<String, u32>) {
         self.chosen = self.usable.iter().filter(|s| replicas.contains_key(&s.node)).copied().collect();
+    }
+
+    /// Shims that were given the service and that nothing sends new connections to any more. That one says that it has it
+    /// is not enough: it would be told what it must not know.
+    pub(super) fn left(
+        &self,
+        targets: &[Target],
+        before: &Before<'_>,
+        assigned: Option<&Assigned>,
+    ) -> Vec<&'a ShimView> {
+        let given = |s: &ShimView| before.listed(s) || assigned.is_some_and(|a| a.share(&s.pod_uid).is_some());
+        let chosen = self.chosen.iter().map(|s| s.pod_uid.as_str());
+        let stay: BTreeSet<&str> = targets.iter().map(|t| t.pod_uid.as_str()).chain(chosen).collect();
+        let left =
+            |s: &&ShimView| s.assignable() && s.serves.is_some() && given(s) && !stay.contains(s.pod_uid.as_str());
+        self.all.iter().filter(left).collect()
     }
 
     pub(super) fn targets(&self, replicas: &BTreeMap<String, u32>, before: &Before<'_>) -> Vec<Target> {

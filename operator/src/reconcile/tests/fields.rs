@@ -5,6 +5,7 @@ use crate::{
     autoscale::{Mode, Why},
     nodes::facts::ZONE,
 };
+use podless_crds::Scaling;
 
 #[test]
 fn a_secret_that_changes_is_rolled_out_and_one_that_goes_stops_nothing() {
@@ -204,7 +205,7 @@ fn what_is_scaled_to_zero_waits_on_its_nodes_and_is_ready() {
     world.load();
     let assigned = world.assigned.clone().expect("assigned");
     assert!(assigned.parked);
-    assert_eq!(assigned.budgets.values().collect::<Vec<_>>(), [&1000, &1000], "its share of 20 replicas");
+    assert_eq!(assigned.budgets.values().collect::<Vec<_>>(), [&2000, &2000], "as much as 20 replicas take");
     let waiting = ready(&world);
     assert_eq!(waiting.len(), 2, "{waiting:?}");
     assert_eq!(
@@ -276,4 +277,59 @@ fn endpoints_name_the_zone_of_their_node() {
     world.turn().expect("planned");
     let zones: Vec<_> = world.slice().endpoints.iter().map(|endpoint| endpoint.zone.as_deref()).collect();
     assert_eq!(zones, [Some("west"), None]);
+}
+
+#[test]
+fn a_load_that_wants_more_than_there_is_makes_nothing_unready() {
+    let mut world = World::new(&["a", "b"], 0);
+    world.service.spec.replicas = None;
+    for node in ["a", "b"] {
+        world.at(node).slots = Some(200);
+    }
+    scaled_to(&mut world, 4);
+    world.load();
+    assert_eq!(world.says(Ready), "True Serving");
+    scaled_to(&mut world, 5);
+    world.load();
+    assert_eq!((world.says(Placed), world.says(Ready)), ("False NoNode".to_owned(), "True Serving".to_owned()));
+    let budgets =
+        |world: &World| world.assigned.clone().expect("assigned").budgets.values().copied().collect::<Vec<_>>();
+    assert_eq!(budgets(&world), [2000, 2000], "however many there are, no node takes less");
+    world.service.spec.scaling = Some(Scaling { min_replicas: 5, ..Scaling::default() });
+    scaled_to(&mut world, 5);
+    world.load();
+    assert_eq!(world.says(Ready), "False NoNode", "so many there must be");
+}
+
+#[test]
+fn who_is_left_is_told_what_is_true_now() {
+    let mut world = served(&["a", "b", "c"], 3);
+    world.change(|s| s.spec.replicas = Some(2));
+    world.turn().expect("planned");
+    assert!(world.assigned.clone().expect("assigned").left.is_empty() == (world.endpoints().len() == 3));
+    world.load();
+    let assigned = world.assigned.clone().expect("assigned");
+    assert_eq!((assigned.budgets.len(), assigned.left.values().copied().collect::<Vec<_>>()), (2, vec![100]));
+    let (left, generation) = (assigned.left.keys().next().expect("one").clone(), assigned.generation);
+    assert!(assigned.share(&left).is_some_and(|share| share.parked));
+    // Who only says that it has it is told nothing.
+    world.shims.push(ShimView { serves: Some(1), ..shim("liar") });
+    world.turn().expect("planned");
+    let assigned = world.assigned.clone().expect("assigned");
+    assert_eq!((assigned.left.keys().collect::<Vec<_>>(), assigned.share("uid-liar")), (vec![&left], None));
+    world.shims.pop();
+    // Nothing new is said when it has heard it; a change of what is served is.
+    world.turn().expect("planned");
+    assert_eq!(world.generation(), generation);
+    world.change(|s| s.spec.revision.image = "r/hello:2".into());
+    world.build = built("two");
+    world.turn().expect("planned");
+    let assigned = world.assigned.clone().expect("assigned");
+    assert_eq!(
+        (assigned.left.keys().collect::<Vec<_>>(), assigned.content.image.digest.as_str()),
+        (vec![&left], "sha256:two")
+    );
+    world.change(|s| s.spec.replicas = Some(0));
+    world.turn().expect("planned");
+    assert!(world.assigned.clone().expect("assigned").left.values().all(|budget| *budget == 0), "stopped there too");
 }
