@@ -243,7 +243,9 @@ impl Shim {
 /// Waits until a process has closed all that it had.
 fn gone(pid: Pid) {
     let dead = |stat: String| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
-    while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !dead(stat)) {
+    // Its first thread may be dead before the others, which hold its sockets until they are.
+    let alone = || std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() <= 1);
+    while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !dead(stat) || !alone()) {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
