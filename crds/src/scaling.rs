@@ -64,7 +64,7 @@ impl Default for Scaling {
     }
 }
 
-// A null is then pruned, and is like a field that is not there.
+// A null is refused by the field's name: it would be a field that is there to the rules, and none to us.
 pub(crate) fn not_null<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     T::json_schema(generator)
 }

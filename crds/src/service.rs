@@ -88,7 +88,7 @@ impl WasmServiceSpec {
     }
 }
 
-// Not nullable: a null is then pruned, and is like a field that is not there.
+// Not nullable, as `scaling::not_null` has it.
 fn replicas_schema(_: &mut SchemaGenerator) -> Schema {
     schemars::json_schema!({"type": "integer", "format": "int32", "minimum": 0, "maximum": 10000})
 }
