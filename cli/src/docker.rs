@@ -3,8 +3,7 @@
 
 use std::{collections::BTreeMap, env, fs, io, path::PathBuf};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use podless_artifact::{ImageReference, Login};
+use podless_artifact::{DockerAuth, ImageReference, Login, docker_registry};
 use serde::Deserialize;
 
 use crate::failure::Failure;
@@ -43,17 +42,9 @@ impl Logins {
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
 struct Config {
-    auths: BTreeMap<String, Auth>,
+    auths: BTreeMap<String, DockerAuth>,
     creds_store: Option<String>,
     cred_helpers: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Auth {
-    username: String,
-    password: String,
-    auth: String,
 }
 
 /// Reads `config.json` in `$DOCKER_CONFIG`, or `~/.docker`; a file that is not there has no logins.
@@ -80,27 +71,11 @@ pub(crate) fn read() -> Result<Logins, Failure> {
 fn parse(text: &[u8]) -> Option<Logins> {
     let Config { auths, creds_store, cred_helpers } = serde_json::from_slice(text).ok()?;
     let mut known = vec![];
-    for (registry, Auth { username, password, auth }) in auths {
-        let registry = host(&registry);
-        if !username.is_empty() {
-            known.push(Login { registry, username, password });
-        } else if !auth.is_empty() {
-            let auth = String::from_utf8(BASE64.decode(auth.trim()).ok()?).ok()?;
-            let (username, password) = auth.split_once(':')?;
-            known.push(Login { registry, username: username.to_owned(), password: password.to_owned() });
-        }
-        // An empty entry is how Docker notes that a helper has it.
+    for (registry, auth) in auths.into_iter().filter(|(_, auth)| !auth.is_empty()) {
+        known.push(auth.login(&registry)?);
     }
-    let helpers = cred_helpers.into_iter().map(|(registry, helper)| (host(&registry), helper)).collect();
+    let helpers = cred_helpers.into_iter().map(|(registry, helper)| (docker_registry(&registry), helper)).collect();
     Some(Logins { known, store: creds_store.filter(|store| !store.is_empty()), helpers })
-}
-
-/// The registry as image references have it.
-fn host(registry: &str) -> String {
-    let host = registry.trim_start_matches("https://").trim_start_matches("http://");
-    let host = host.split('/').next().unwrap_or_default();
-    // Docker Hub is written under the name of its old index.
-    if host == "index.docker.io" { "docker.io".to_owned() } else { host.to_owned() }
 }
 
 #[cfg(test)]

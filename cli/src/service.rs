@@ -161,8 +161,7 @@ fn invalid(message: impl std::fmt::Display) -> Failure {
 
 /// Most units of capacity on the one machine that there is: as many as the spec says, or as the load may ask for.
 pub(crate) fn most_replicas(spec: &WasmServiceSpec) -> u32 {
-    let most = || spec.scaling().and_then(|scaling| u32::try_from(scaling.max_replicas).ok()).unwrap_or(1);
-    spec.fixed_replicas().unwrap_or_else(most)
+    spec.fixed_replicas().unwrap_or_else(|| spec.scaling().unwrap_or_default().most())
 }
 
 #[cfg(test)]

@@ -64,6 +64,18 @@ impl Default for Scaling {
     }
 }
 
+impl Scaling {
+    /// `maxReplicas`.
+    pub fn most(&self) -> u32 {
+        u32::try_from(self.max_replicas).unwrap_or(0).max(1)
+    }
+
+    /// `minReplicas`.
+    pub fn least(&self) -> u32 {
+        u32::try_from(self.min_replicas).unwrap_or(0)
+    }
+}
+
 // A null is refused by the field's name: it would be a field that is there to the rules, and none to us.
 pub(crate) fn not_null<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     T::json_schema(generator)

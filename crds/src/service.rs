@@ -120,6 +120,13 @@ pub struct RevisionSpec {
     pub concurrency: i32,
 }
 
+impl RevisionSpec {
+    /// `concurrency`.
+    pub fn concurrency(&self) -> u32 {
+        u32::try_from(self.concurrency).unwrap_or(0).max(1)
+    }
+}
+
 fn default_timeout_seconds() -> i32 {
     30
 }

@@ -314,14 +314,10 @@ async fn scale_all(hub: Arc<Hub>) -> std::convert::Infallible {
     let mut interval = tokio::time::interval(SCALE);
     loop {
         interval.tick().await;
-        let changed = hub.autoscale.tick(Instant::now());
-        if changed.is_empty() {
-            continue;
-        }
-        for id in hub.services().iter().filter_map(|service| service_ref(service)) {
-            if changed.contains(&id.uid) {
-                hub.wake.one(&id);
-            }
+        for uid in hub.autoscale.tick(Instant::now()) {
+            // What is not assigned yet is decided anew when it is.
+            let assigned = hub.sessions().assigned(&uid);
+            assigned.iter().for_each(|assigned| hub.wake.one(&assigned.service));
         }
     }
 }

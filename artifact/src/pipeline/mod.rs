@@ -8,6 +8,7 @@ mod audit;
 mod build;
 mod child;
 mod compile;
+mod docker;
 mod facts;
 mod file;
 mod inspect;
@@ -27,6 +28,7 @@ pub use self::{
     build::{Options, Pipeline, Progress, SetupError, Wanted},
     child::{ChildProgram, CompileError, MachineCode},
     compile::compile_child,
+    docker::{DockerAuth, docker_registry},
     facts::{Facts, FactsError, ImportFact},
     file::FileError,
     inspect::Inspection,

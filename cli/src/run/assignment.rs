@@ -38,7 +38,7 @@ pub(super) fn signed(serving: &Serving, index: usize, key: &SealKey) -> Result<A
         generation: 1,
         service_generation: 1,
         port: u32::from(port),
-        budget: most_replicas(spec).saturating_mul(positive(revision.concurrency)),
+        budget: most_replicas(spec).saturating_mul(revision.concurrency()),
         sealed: serde_json::to_vec(serving.artifact.sealed()).map_err(Failure::environment)?,
         env,
         grants: Some(Grants { logging: revision.capabilities.logging.is_some(), outbound_http }),

@@ -100,7 +100,7 @@ impl Scaler {
         if !idle {
             want = want.max(self.base.0 / positive(scaling.scale_down_rate).max(2));
         }
-        let (min, max) = (positive(scaling.min_replicas), positive(scaling.max_replicas).max(1));
+        let (min, max) = (scaling.least(), scaling.most());
         if want < min {
             (want, why) = (min, Why::Minimum);
         }

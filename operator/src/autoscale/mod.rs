@@ -89,7 +89,7 @@ impl Autoscale {
             services.remove(uid);
             return None;
         };
-        let concurrency = u32::try_from(spec.revision.concurrency).unwrap_or(0).max(1);
+        let concurrency = spec.revision.concurrency();
         let service = match services.entry(uid.to_owned()) {
             Entry::Occupied(known) => {
                 let service = known.into_mut();

@@ -1,9 +1,8 @@
 //! Credentials for registries. In: the names of secrets; out: who to log in as, and where. Values are never logged.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
-use podless_artifact::Login;
+use podless_artifact::{DockerAuth, Login};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -62,33 +61,13 @@ fn is_object_name(name: &str) -> bool {
 
 #[derive(Deserialize)]
 struct DockerConfig {
-    auths: BTreeMap<String, Auth>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Auth {
-    username: String,
-    password: String,
-    auth: String,
+    auths: BTreeMap<String, DockerAuth>,
 }
 
 /// Reads a docker configuration; `None` when it is not one. Pure.
 fn parse(config: &[u8]) -> Option<Vec<Login>> {
     let config: DockerConfig = serde_json::from_slice(config).ok()?;
-    let logins = config.auths.into_iter().map(|(registry, Auth { username, password, auth })| {
-        let host = registry.trim_start_matches("https://").trim_start_matches("http://");
-        let host = host.split('/').next().unwrap_or_default();
-        // Docker Hub is written under the name of its old index.
-        let registry = if host == "index.docker.io" { "docker.io" } else { host }.to_owned();
-        if !username.is_empty() {
-            return Some(Login { registry, username, password });
-        }
-        let auth = String::from_utf8(BASE64.decode(auth.trim()).ok()?).ok()?;
-        let (username, password) = auth.split_once(':')?;
-        Some(Login { registry, username: username.to_owned(), password: password.to_owned() })
-    });
-    logins.collect()
+    config.auths.into_iter().map(|(registry, auth)| auth.login(&registry)).collect()
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ impl Demand {
     pub fn least(&self) -> Option<u32> {
         match self {
             Self::Fixed(_) => None,
-            Self::Scaled(scaling, _) => Some(u32::try_from(scaling.min_replicas).unwrap_or(0).max(1)),
+            Self::Scaled(scaling, _) => Some(scaling.least().max(1)),
         }
     }
 
@@ -55,7 +55,7 @@ impl Demand {
     pub fn budget(&self, replicas: u32, concurrency: u32) -> u32 {
         let replicas = match self {
             Self::Fixed(_) => replicas,
-            Self::Scaled(scaling, _) => u32::try_from(scaling.max_replicas).unwrap_or(1),
+            Self::Scaled(scaling, _) => scaling.most(),
         };
         replicas.saturating_mul(concurrency)
     }

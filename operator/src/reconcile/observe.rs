@@ -11,7 +11,7 @@ use podless_crds::WasmService;
 
 use super::{
     Context,
-    children::{Child, recorded, slice_name},
+    children::{Child, Recorded, recorded, slice_name},
     demand::Demand,
     env::{self, Env, EnvError},
     measured::{Measured, measure},
@@ -37,6 +37,8 @@ pub struct Observed {
     pub child: Child<core::Service>,
     /// The slice of its name.
     pub slice: Child<EndpointSlice>,
+    /// What that remembers, if it is ours.
+    pub record: Option<Recorded>,
     /// What has become of its artifact.
     pub build: BuildState,
     /// What this leader has assigned.
@@ -77,16 +79,19 @@ pub async fn observe(service: Arc<WasmService>, id: &ServiceRef, context: &Conte
     // A new leader goes on from what is placed.
     let slice = Child::of(slice, id);
     let shims = views(&sessions, &pods, &id.uid, context.leading_since, Instant::now());
-    let record = slice.ours().and_then(recorded).unwrap_or_default();
-    let placed = record.nodes.values().fold(0u32, |sum, node| sum.saturating_add(node.replicas));
+    let record = slice.ours().and_then(recorded);
+    let nodes = record.as_ref().map(|record| &record.nodes);
+    let placed = nodes.into_iter().flatten().fold(0u32, |sum, (_, node)| sum.saturating_add(node.replicas));
     // Of what this leader has not assigned yet it believes nobody a word.
-    let unheard = placed > 0 && assigned.is_none() || record.nodes.keys().any(|node| is_unheard(node, &shims));
+    let unheard =
+        placed > 0 && assigned.is_none() || nodes.into_iter().flatten().any(|(node, _)| is_unheard(node, &shims));
     let decided = context.hub.autoscale.desired(&id.uid, &service.spec, placed, unheard, Instant::now());
     // A key that was read can always seal; if not, what is assigned stays as it is.
     let refreshed = |a: &Arc<Assigned>| context.hub.signing.refresh(&a.content).unwrap_or_else(|_| a.content.clone());
     Ok(Observed {
         child: Child::of(child, id),
         slice,
+        record,
         build,
         kept: assigned.as_ref().map(refreshed),
         assigned,

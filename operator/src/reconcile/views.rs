@@ -11,8 +11,8 @@ use crate::{
     shims::ShimPod,
 };
 
-/// One shim.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One shim. By default nothing is known of it but who it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShimView {
     /// Uid of its pod.
     pub pod_uid: String,
@@ -62,14 +62,10 @@ pub fn views(
             ip: pod.ip.clone(),
             pod_ready: pod.ready,
             terminating: pod.terminating,
-            connected: false,
-            matches: false,
             silent: now.duration_since(leading_since),
             ejected: sessions.is_ejected(&pod.uid),
-            serves: None,
-            failed: None,
-            slots: None,
             memory: pod.memory,
+            ..ShimView::default()
         };
         all.insert(pod.uid.clone(), view);
     }
@@ -84,16 +80,7 @@ pub fn views(
             pod_name: identity.pod_name.clone(),
             node: identity.node.clone(),
             ip: identity.ip.clone(),
-            pod_ready: false,
-            terminating: false,
-            connected: true,
-            matches: false,
-            silent: Duration::ZERO,
-            ejected: false,
-            serves: None,
-            failed: None,
-            slots: None,
-            memory: None,
+            ..ShimView::default()
         });
         if shim.connected {
             // As it was when it connected: the watch may still show the address that it had before its node went down.

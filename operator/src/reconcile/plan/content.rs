@@ -44,7 +44,7 @@ pub(super) fn amounts(service: &WasmService) -> Result<Amounts, Rejected> {
     Ok(Amounts {
         instance_memory: quantity::bytes(memory).ok_or_else(|| invalid("instance.memory", memory, bytes))?,
         each: Cost {
-            slots: u64::try_from(spec.revision.concurrency).unwrap_or(1),
+            slots: u64::from(spec.revision.concurrency()),
             cpu_millis: cpu.transpose()?.unwrap_or(0),
             memory: requested.transpose()?.unwrap_or(0),
         },
@@ -70,6 +70,6 @@ pub(super) fn content_of(service: &WasmService, built: &Built, env: &Env, amount
         outbound_http: spec.capabilities.outbound_http.clone(),
         instance_memory: amounts.instance_memory,
         timeout_millis: u64::try_from(spec.timeout_seconds).unwrap_or(0) * 1000,
-        concurrency: u32::try_from(spec.concurrency).unwrap_or(1),
+        concurrency: spec.concurrency(),
     }
 }

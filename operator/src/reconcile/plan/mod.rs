@@ -16,7 +16,7 @@ use k8s_openapi::api::{core::v1 as core, discovery::v1::EndpointSlice};
 use podless_crds::{Image, Reason};
 
 use super::{
-    children::{Child, Recorded, RecordedNode, recorded, service_object, slice_object},
+    children::{Child, Recorded, RecordedNode, service_object, slice_object},
     observe::Observed,
     views::ShimView,
 };
@@ -137,7 +137,7 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
 
     let generation = o.service.metadata.generation.unwrap_or(0);
     let found = o.slice.ours();
-    let record = found.and_then(recorded);
+    let record = o.record.clone();
     let before = Before::of(found);
     let assigned = o.assigned.as_deref();
     let content = match (&o.build, &o.env) {

@@ -38,7 +38,7 @@ pub(super) fn place(
         let otherwise = if current.contains_key(name) { &missing } else { &unknown };
         o.nodes.get(name).unwrap_or(otherwise)
     });
-    let asked = o.demand.wanted();
+    let (asked, parked) = (o.demand.wanted(), o.demand.is_parked());
     let ask = Ask {
         service: &o.id.uid,
         // Who has no replicas has one place at least, where requests are answered all the same.
@@ -47,7 +47,7 @@ pub(super) fn place(
         tolerations: &spec.tolerations,
         each,
     };
-    let placement = match o.demand.is_parked() {
+    let placement = match parked {
         true => schedule::activation_set(&ask, &nodes, activation_nodes),
         false => schedule::place(&ask, &nodes, current),
     };
@@ -58,9 +58,9 @@ pub(super) fn place(
         sentence(&placement.misfits, elsewhere, placed > 0)
     };
     if asked == 0 {
-        // What is stopped stays where it is; what is parked has a place of its own.
-        let stays = !o.demand.is_parked() && !kept.is_empty() || placement.replicas.is_empty();
-        let short = (o.demand.is_parked() && placement.replicas.is_empty()).then(why);
+        let short = (parked && placed == 0).then(why);
+        // What is stopped stays where it is; what is parked has places of its own, and stays where none fits.
+        let stays = placed == 0 || !parked && !kept.is_empty();
         let places = if stays { kept } else { placement.replicas };
         return Places { replicas: places.into_keys().map(|node| (node, 0)).collect(), short };
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use podless_crds::Reason;
 
-use super::{Facts, Rejected, recorded, shims::Before};
+use super::{Facts, Rejected, shims::Before};
 use crate::{build::BuildState, reconcile::observe::Observed};
 
 /// What a joining shim should do about a service.
@@ -28,8 +28,7 @@ pub fn settled(o: &Observed, planned: Result<&Facts, &Rejected>) -> Settled {
         Ok(facts) if facts.placeable => return Settled::Yes,
         Ok(_) => match &o.build {
             BuildState::Pending(_) => {
-                let served = o.slice.ours().and_then(recorded).is_some();
-                return if served { Settled::Making } else { Settled::Yes };
+                return if o.record.is_some() { Settled::Making } else { Settled::Yes };
             }
             BuildState::Rejected(rejection) if !rejection.transient => return Settled::Yes,
             // Without an artifact for a while, or without its environment.

@@ -109,15 +109,9 @@ fn shim(node: &str) -> ShimView {
         node: node.to_owned(),
         ip: "10.0.0.1".into(),
         pod_ready: true,
-        terminating: false,
         connected: true,
         matches: true,
-        silent: Duration::ZERO,
-        ejected: false,
-        serves: None,
-        failed: None,
-        slots: None,
-        memory: None,
+        ..ShimView::default()
     }
 }
 
@@ -152,6 +146,7 @@ impl World {
             id: ServiceRef { uid: "u".into(), namespace: "n".into(), name: "hello".into() },
             child: if self.foreign { Child::Foreign } else { Child::Missing },
             slice: self.slice.clone(),
+            record: self.slice.ours().and_then(recorded),
             build: self.build.clone(),
             assigned: self.assigned.clone(),
             kept: self.kept.clone().or_else(|| self.assigned.as_ref().map(|a| a.content.clone())),
