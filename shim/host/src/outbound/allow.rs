@@ -38,11 +38,11 @@ pub(crate) enum Host {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     /// How.
-    pub(crate) scheme: Scheme,
+    pub scheme: Scheme,
     /// To whom.
-    pub(crate) host: Host,
+    pub host: Host,
     /// To which port.
-    pub(crate) port: u16,
+    pub port: u16,
 }
 
 /// A text that names no server.

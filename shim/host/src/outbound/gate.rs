@@ -14,14 +14,14 @@ use super::{
     place::Places,
     tls::Tls,
 };
-use crate::host::{
+use crate::{
     bucket::Bucket,
     log::{Message, ServiceLog, Stream},
 };
 
 /// What a service is granted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Grant {
+pub struct Grant {
     /// Servers.
     pub(super) hosts: AllowedHosts,
     /// Internal ranges.
@@ -30,7 +30,7 @@ pub(crate) struct Grant {
 
 impl Grant {
     /// Reads what the operator says; a sentence when it makes no sense.
-    pub(crate) fn parse(grant: &OutboundHttp) -> Result<Self, String> {
+    pub fn parse(grant: &OutboundHttp) -> Result<Self, String> {
         let hosts = AllowedHosts::parse(&grant.allowed_hosts).map_err(|error| format!("allowedHosts: {error}"))?;
         let range =
             |text: &String| text.parse().map_err(|error| format!("allowedCidrs: {text:?} is no range: {error}"));
@@ -40,7 +40,7 @@ impl Grant {
 }
 
 /// What all services of a node share on the way out.
-pub(crate) struct NodeGate {
+pub struct NodeGate {
     /// Requests and look-ups at once.
     pub(super) places: Places,
     /// TLS.
@@ -49,26 +49,26 @@ pub(crate) struct NodeGate {
 
 impl NodeGate {
     /// A gate for so many connections at once.
-    pub(crate) fn new(connections: usize) -> Self {
+    pub fn new(connections: usize) -> Self {
         Self { places: Places::of_a_node(connections), tls: Tls::default() }
     }
 }
 
 /// Requests of one service to other servers, by how they went.
 #[derive(Default)]
-pub(crate) struct Counts {
+pub struct Counts {
     /// Somebody answered.
-    pub(crate) answered: AtomicU64,
+    pub answered: AtomicU64,
     /// The service may not send them.
-    pub(crate) denied: AtomicU64,
+    pub denied: AtomicU64,
     /// Nobody answered.
-    pub(crate) failed: AtomicU64,
+    pub failed: AtomicU64,
 }
 
 /// What the generations of one service share.
-pub(crate) struct ServiceGate {
+pub struct ServiceGate {
     /// Where the service logs.
-    pub(crate) log: Arc<ServiceLog>,
+    pub log: Arc<ServiceLog>,
     counts: Arc<Counts>,
     /// Requests and look-ups at once.
     pub(super) places: Places,
@@ -78,7 +78,7 @@ pub(crate) struct ServiceGate {
 
 impl ServiceGate {
     /// A service that logs and counts here.
-    pub(crate) fn new(log: Arc<ServiceLog>, counts: Arc<Counts>) -> Self {
+    pub fn new(log: Arc<ServiceLog>, counts: Arc<Counts>) -> Self {
         let lines = Mutex::new(Bucket::new(1, 1, std::time::Instant::now()));
         Self { log, counts, places: Places::of_a_service(), lines }
     }

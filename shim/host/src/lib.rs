@@ -3,9 +3,9 @@
 mod bucket;
 mod http;
 mod lines;
-pub(crate) mod log;
+pub mod log;
 mod logging;
-pub(crate) mod outbound;
+pub mod outbound;
 mod stdio;
 
 use std::sync::Arc;
@@ -42,7 +42,7 @@ const RANDOM: u64 = 64 << 10;
 const CALL_BYTES: usize = 2 << 20;
 
 /// What the shim keeps for one instance.
-pub(crate) struct Guest {
+pub struct Guest {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     hooks: Hooks,
@@ -64,19 +64,19 @@ impl WasiHttpView for Guest {
 }
 
 /// What the instances of one generation of a service find around them.
-pub(crate) struct Surroundings {
+pub struct Surroundings {
     /// The environment. Its values may be secrets: never logged.
-    pub(crate) env: Vec<(String, String)>,
+    pub env: Vec<(String, String)>,
     /// Most linear memory of one instance, in bytes.
-    pub(crate) memory: usize,
+    pub memory: usize,
     /// Where the service logs.
-    pub(crate) log: Arc<ServiceLog>,
+    pub log: Arc<ServiceLog>,
     /// The way to other servers, when it is granted.
-    pub(crate) outbound: Option<Arc<Outbound>>,
+    pub outbound: Option<Arc<Outbound>>,
 }
 
 /// A store for one fresh instance: its environment and its limits are set, nothing has run in it.
-pub(crate) fn store(engine: &Engine, surroundings: &Surroundings) -> Store<Guest> {
+pub fn store(engine: &Engine, surroundings: &Surroundings) -> Store<Guest> {
     let Surroundings { env, memory, log, outbound } = surroundings;
     let wasi = WasiCtx::builder()
         .envs(env)
@@ -109,15 +109,15 @@ pub(crate) fn store(engine: &Engine, surroundings: &Surroundings) -> Store<Guest
 
 /// What a component may be granted beyond answering requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Granted {
+pub struct Granted {
     /// `wasi:logging`.
-    pub(crate) logging: bool,
+    pub logging: bool,
     /// Requests to other servers.
-    pub(crate) outbound: bool,
+    pub outbound: bool,
 }
 
 /// Everything that may be linked, once for each set of grants.
-pub(crate) struct Linkers {
+pub struct Linkers {
     plain: Linker<Guest>,
     logging: Linker<Guest>,
     outbound: Linker<Guest>,
@@ -126,7 +126,7 @@ pub(crate) struct Linkers {
 
 impl Linkers {
     /// Makes the linkers.
-    pub(crate) fn new(engine: &Engine) -> wasmtime::Result<Self> {
+    pub fn new(engine: &Engine) -> wasmtime::Result<Self> {
         let mut plain = Linker::new(engine);
         add_p2(&mut plain)?;
         add_p3(&mut plain)?;
@@ -139,7 +139,7 @@ impl Linkers {
     }
 
     /// The linker that has what is granted.
-    pub(crate) fn granted(&self, granted: Granted) -> &Linker<Guest> {
+    pub fn granted(&self, granted: Granted) -> &Linker<Guest> {
         match granted {
             Granted { logging: false, outbound: false } => &self.plain,
             Granted { logging: true, outbound: false } => &self.logging,

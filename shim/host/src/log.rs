@@ -30,7 +30,7 @@ const BURST: u64 = 1 << 20;
 /// Where a line comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Stream {
+pub enum Stream {
     /// The guest's standard output.
     Stdout,
     /// The guest's standard error.
@@ -43,26 +43,26 @@ pub(crate) enum Stream {
 
 /// What a service has to say.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Message<'a> {
+pub struct Message<'a> {
     /// Where it comes from.
-    pub(crate) stream: Stream,
+    pub stream: Stream,
     /// How bad it is, when that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) level: Option<&'a str>,
+    pub level: Option<&'a str>,
     /// What it is about, in the guest's own words.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) context: Option<&'a str>,
+    pub context: Option<&'a str>,
     /// The line.
     #[serde(rename = "message")]
-    pub(crate) text: &'a str,
+    pub text: &'a str,
     /// The line was longer.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) truncated: bool,
+    pub truncated: bool,
 }
 
 impl<'a> Message<'a> {
     /// A whole line of which nothing else is known.
-    pub(crate) fn new(stream: Stream, text: &'a str) -> Self {
+    pub fn new(stream: Stream, text: &'a str) -> Self {
         Self { stream, level: None, context: None, text, truncated: false }
     }
 }
@@ -82,7 +82,7 @@ struct Line<'a> {
 
 /// The way to stdout: a queue bounded in bytes, emptied by a thread of its own.
 #[derive(Clone)]
-pub(crate) struct Lines {
+pub struct Lines {
     queue: mpsc::Sender<String>,
     queued: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
@@ -90,7 +90,7 @@ pub(crate) struct Lines {
 
 impl Lines {
     /// Starts the thread that writes to `out`; it ends when every sender is gone.
-    pub(crate) fn start(mut out: impl Write + Send + 'static) -> std::io::Result<Self> {
+    pub fn start(mut out: impl Write + Send + 'static) -> std::io::Result<Self> {
         let (queue, lines) = mpsc::channel::<String>();
         let queued = Arc::new(AtomicUsize::new(0));
         let taken = queued.clone();
@@ -105,7 +105,7 @@ impl Lines {
     }
 
     /// Lines lost since the start, all services together.
-    pub(crate) fn dropped(&self) -> u64 {
+    pub fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
     }
 
@@ -120,7 +120,7 @@ impl Lines {
 }
 
 /// What one service writes through.
-pub(crate) struct ServiceLog {
+pub struct ServiceLog {
     lines: Lines,
     namespace: String,
     service: String,
@@ -131,7 +131,7 @@ pub(crate) struct ServiceLog {
 
 impl ServiceLog {
     /// A service's share of the log.
-    pub(crate) fn new(lines: Lines, namespace: &str, service: &str) -> Self {
+    pub fn new(lines: Lines, namespace: &str, service: &str) -> Self {
         Self {
             lines,
             namespace: namespace.to_owned(),
@@ -142,7 +142,7 @@ impl ServiceLog {
     }
 
     /// Writes one line, or counts it as lost.
-    pub(crate) fn write(&self, message: Message<'_>) {
+    pub fn write(&self, message: Message<'_>) {
         let cost = (message.text.len() as u64).max(LEAST_COST);
         let allowed = self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(cost, Instant::now());
         let untold = self.untold.swap(0, Relaxed);

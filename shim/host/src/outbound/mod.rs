@@ -24,35 +24,33 @@ use tokio::{
 };
 use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody};
 
+pub(crate) use self::exchange::Moving;
+pub use self::gate::{Counts, Grant, NodeGate, ServiceGate};
 use self::{
     allow::{Scheme, Target},
     exchange::{Connection, Times, exchange, prepare},
     place::Places,
     resolve::resolve,
 };
-pub(crate) use self::{
-    exchange::Moving,
-    gate::{Counts, Grant, NodeGate, ServiceGate},
-};
 
 /// Longest time until a connection is made, look-up and TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// The way out of one generation of a service.
-pub(crate) struct Outbound {
+pub struct Outbound {
     /// What it is granted.
-    pub(crate) grant: Grant,
+    pub grant: Grant,
     /// Longest time of every phase, and of all together: that of the request that the guest answers.
-    pub(crate) limit: Duration,
+    pub limit: Duration,
     /// What the service's generations share.
-    pub(crate) service: Arc<ServiceGate>,
+    pub service: Arc<ServiceGate>,
     /// What all services share.
-    pub(crate) node: Arc<NodeGate>,
+    pub node: Arc<NodeGate>,
 }
 
 impl Outbound {
     /// Sends a request; gives the answer, and what is left to do for its body.
-    pub(crate) fn send(
+    pub fn send(
         self: Arc<Self>,
         request: Request<WasiBody>,
         options: Option<RequestOptions>,
