@@ -15,13 +15,13 @@ export PROFILE_DIR = $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(P
 
 # Groups that no cargo command links together: features would be unified, and the compiler linked into the shim.
 OPERATOR_SIDE := -p podless-crds -p podless-engine -p podless-artifact -p podless-link -p podless-operator -p podless-e2e -p xtask
-SHIM_SIDE := -p podless-shim -p podless-engine
+SHIM_SIDE := -p podless-shim -p podless-host -p podless-engine
 # And the one program that has both, for a machine without a cluster.
 CLI_SIDE := -p podless-cli
 # This machine's own target; the folders of components have another one by default.
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
-# Components, each folder a Cargo workspace of its own.
-GUESTS := examples/hello examples/hello-p3 examples/crud e2e/guests
+# Components, and the native server that one of them is measured beside: each folder is a Cargo workspace of its own.
+GUESTS := examples/hello examples/hello-p3 examples/crud e2e/guests e2e/peers/crud-axum
 SCRIPTS := $(wildcard scripts/*) .ci/run examples/hello-python/build.sh
 
 export CLUSTER := $(PODLESS_CACHE)/cluster/cluster
@@ -29,6 +29,8 @@ export XTASK = $(CARGO_TARGET_DIR)/debug/xtask
 # Which cluster tests run on.
 export CLUSTER_NAME ?= test
 TEST_CLUSTER := $(CLUSTER) --name $(CLUSTER_NAME)
+# Which of the tests on a cluster: all, or as .config/nextest.toml has it.
+TEST_PROFILE ?= cluster
 # BUILT=yes: what was built and installed a moment ago is not looked at again.
 unbuilt = $(if $(BUILT),,$(1))
 
@@ -46,12 +48,20 @@ help: ## List the targets
 
 ## The demo
 
-.PHONY: demo demo-down kubeconfig registry
+.PHONY: demo demo-load demo-down recording kubeconfig registry
 demo: ## The whole way: a cluster, Podless, a component, an answer
 	@scripts/demo
 
+demo-load: harness ## Send the demo's service 200 requests a second for half a minute
+	@cargo build --quiet $(OPERATOR_SIDE) --bin xtask
+	@scripts/demo-load --rate 200 --requests 6000 --seconds 60
+
 demo-down: harness ## Undo the demo
 	@scripts/demo-down
+
+recording: harness ## Run the walk of docs/autoscaling.md on the demo's cluster, draw its terminal into docs/figures
+	@cargo build --quiet $(OPERATOR_SIDE) --bin xtask
+	@scripts/recording
 
 kubeconfig: harness ## Print the path of the local cluster's kubeconfig
 	@$(CLUSTER) --name demo kubeconfig
@@ -114,10 +124,11 @@ test: ## Everything: lint, unit, real API server, real cluster
 	@scripts/stage "lint: chart" $(MAKE) lint-chart
 	@scripts/stage "unit tests" $(MAKE) BUILT=yes test-unit
 	@scripts/stage "tests on a real API server" $(MAKE) BUILT=yes test-api
-	@scripts/stage "cluster up" $(MAKE) BUILT=yes test-up
-	@scripts/stage "install on the cluster" $(MAKE) BUILT=yes test-install
-	@scripts/stage "tests on a real cluster" $(MAKE) BUILT=yes test-cluster
-	@scripts/stage "cluster down" $(MAKE) test-down
+	@scripts/stage "clusters up" $(MAKE) BUILT=yes test-clusters-up
+	@scripts/stage "tests on real clusters" scripts/beside \
+		ordinary "$(MAKE) BUILT=yes TEST_PROFILE=ordinary test-cluster" \
+		breaking "$(MAKE) BUILT=yes TEST_PROFILE=breaking CLUSTER_NAME=breaking test-cluster"
+	@scripts/stage "clusters down" $(MAKE) test-down
 
 lint: lint-go lint-shell lint-rust lint-shim lint-generated lint-chart ## Formatting, clippy, vet, shellcheck, helm lint, generated files
 
@@ -149,7 +160,7 @@ lint-generated:
 deny: $(DENY) ## Licences, advisories and sources of dependencies (needs the network)
 	$(DENY) check
 
-.PHONY: test-unit test-api test-cluster test-up test-install test-down soak
+.PHONY: test-unit test-api test-cluster test-clusters-up test-up test-install test-down soak
 test-unit: $(NEXTEST) $(call unbuilt,guests harness) ## Tests that need nothing but this machine
 	cd e2e/cluster && go test -vet=off .
 	@scripts/with-test-cluster $(NEXTEST) nextest run $(OPERATOR_SIDE)
@@ -164,7 +175,14 @@ test-api: $(NEXTEST) $(call unbuilt,harness) ## Tests on a real API server
 	@$(CLUSTER) --name api down
 
 test-cluster: $(NEXTEST) $(call unbuilt,test-install guests) ## Tests on a real cluster with Podless installed
-	@scripts/with-test-cluster $(NEXTEST) nextest run --profile cluster $(OPERATOR_SIDE) $(TESTS)
+	@scripts/with-test-cluster $(NEXTEST) nextest run --profile $(TEST_PROFILE) $(OPERATOR_SIDE) $(TESTS)
+
+# What breaks parts of Podless or of Kubernetes has a cluster of its own: most of its time it waits.
+test-clusters-up:
+	@for name in $(CLUSTER_NAME) breaking; do \
+		$(MAKE) CLUSTER_NAME=$$name test-up; \
+		$(MAKE) CLUSTER_NAME=$$name test-install; \
+	done
 
 test-up: $(call unbuilt,harness) ## Boot the cluster of the tests
 	@$(TEST_CLUSTER) up
@@ -178,16 +196,37 @@ test-install: $(call unbuilt,build test-up) ## Install Podless on the cluster of
 		"$$($(TEST_CLUSTER) registry authority)"
 
 # The kubelets' back-off is Kubernetes' own there.
-soak: $(NEXTEST) build examples harness ## The tests on a real cluster in their long forms: an hour at most
+soak: $(NEXTEST) build examples harness ## The tests on a real cluster in their long forms: an hour and a half at most
 	@$(CLUSTER) --name soak up --default-backoff
 	@$(MAKE) BUILT=yes CLUSTER_NAME=soak test-install
-	@CLUSTER_NAME=soak PODLESS_SOAK=1 scripts/with-test-cluster timeout 1h \
+	@CLUSTER_NAME=soak PODLESS_SOAK=1 scripts/with-test-cluster timeout 90m \
 		$(NEXTEST) nextest run --profile soak --no-capture $(OPERATOR_SIDE)
 	@$(CLUSTER) --name soak down
 
-test-down: harness ## End the cluster of the tests
+test-down: harness ## End the clusters of the tests
 	@$(TEST_CLUSTER) down
+	@$(CLUSTER) --name breaking down
 	@$(CLUSTER) --name api down
+
+## Measuring
+
+# A quick run shows in minutes that it works; its figures are not for docs.
+FIGURES ?= $(if $(QUICK),$(PODLESS_CACHE)/figures,docs)
+BENCH_SCALING := $(CARGO_TARGET_DIR)/debug/examples/bench-scaling
+PEER := e2e/peers/crud-axum
+
+.PHONY: bench-scaling
+bench-scaling: build guests harness ## Measure scaling, pods beside it, into docs (PROFILE=dist to publish, QUICK=1 to try)
+	cargo build $(OPERATOR_SIDE) --example bench-scaling
+	cargo build --release --locked --manifest-path $(PEER)/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/peers
+	@$(XTASK) image $(CARGO_TARGET_DIR)/peers/release/crud-axum podless.local/peers/crud-axum:1 \
+		--output $(PODLESS_CACHE)/images/crud-axum.tar
+	@$(CLUSTER) --name bench up
+	@$(MAKE) BUILT=yes CLUSTER_NAME=bench test-install
+	@$(CLUSTER) --name bench load $(PODLESS_CACHE)/images/crud-axum.tar
+	@CLUSTER_NAME=bench QUICK=$(QUICK) scripts/with-test-cluster $(BENCH_SCALING) measure $(FIGURES)
+	@$(BENCH_SCALING) tell $(FIGURES)
+	@$(CLUSTER) --name bench down
 
 # cargo install prints what it compiles. Once, and unoptimised: it only starts tests.
 $(NEXTEST):
