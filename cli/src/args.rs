@@ -1,6 +1,10 @@
 //! The command line. In: arguments; out: settings.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    env::{self, VarError},
+    net::SocketAddr,
+    path::PathBuf,
+};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -103,8 +107,9 @@ pub(crate) struct RunArgs {
 /// What is changed in each WasmService.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Changes {
-    /// Environment variable of the component, also in place of one that a Secret or ConfigMap would give.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    /// Environment variable of the component, also in place of one that a Secret or ConfigMap would give. Without a value,
+    /// it has the one that it has here: so a secret stands neither on the command line nor in the shell's history.
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = |text: &str| variable(text, |name| env::var(name)))]
     pub(crate) env: Vec<(String, String)>,
     /// Server that the component may ask, as in https://api.example.com; loopback never. `none`: it may ask nobody, and
     /// is given what it asks with: components from JavaScript want that.
@@ -159,10 +164,17 @@ pub(crate) fn visible() -> clap::Command {
     clap::Command::new("podless").args(all.get_arguments().cloned()).subcommands(shown)
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("write it as NAME=VALUE".to_owned()),
+/// A variable and its value; `here` knows the environment.
+fn variable(text: &str, here: impl Fn(&str) -> Result<String, VarError>) -> Result<(String, String), String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Ok(value.to_owned())),
+        None => (text, here(text)),
+    };
+    match value {
+        _ if name.is_empty() => Err("write it as NAME=VALUE, or as NAME".to_owned()),
+        Ok(value) => Ok((name.to_owned(), value)),
+        Err(VarError::NotPresent) => Err(format!("{name} is not set here: write it as NAME=VALUE")),
+        Err(VarError::NotUnicode(_)) => Err(format!("the value that {name} has here is not UTF-8")),
     }
 }
 
@@ -177,8 +189,20 @@ mod tests {
 
     #[test]
     fn variables() {
-        assert_eq!(variable("A=b=c"), Ok(("A".to_owned(), "b=c".to_owned())));
-        assert_eq!(variable("A="), Ok(("A".to_owned(), String::new())));
-        assert!(variable("A").is_err() && variable("=b").is_err());
+        let here = |name: &str| match name {
+            "HERE" => Ok("h=1".to_owned()),
+            "BYTES" => Err(VarError::NotUnicode("b".into())),
+            _ => Err(VarError::NotPresent),
+        };
+        for (text, want) in
+            [("A=b=c", ("A", "b=c")), ("A=", ("A", "")), ("HERE", ("HERE", "h=1")), ("HERE=", ("HERE", ""))]
+        {
+            assert_eq!(variable(text, here), Ok((want.0.to_owned(), want.1.to_owned())), "{text}");
+        }
+        for (text, says) in
+            [("A", "A is not set here"), ("BYTES", "not UTF-8"), ("=b", "NAME=VALUE"), ("", "NAME=VALUE")]
+        {
+            assert!(variable(text, here).is_err_and(|error| error.contains(says)), "{text}");
+        }
     }
 }

@@ -155,6 +155,8 @@ reasons! {
     ShimDisconnected,
     /// The shim runs another engine than the one the operator compiles for.
     EngineMismatch,
+    /// The shim answers much more slowly than others, and gets no new connections for a while.
+    Slow,
 }
 
 /// Sets a condition; `lastTransitionTime` moves only when the status does. Returns whether anything but the observed

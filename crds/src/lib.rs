@@ -3,6 +3,7 @@
 //! Every field's documentation is what `kubectl explain` prints. The YAML beside this crate is made from these types
 //! by `make generate`; CI fails when the two differ.
 
+mod affinity;
 mod capabilities;
 mod condition;
 mod env;
@@ -12,13 +13,17 @@ mod scaling;
 mod service;
 mod status;
 
+pub use affinity::{
+    Affinity, FieldOperator, FieldRequirement, LabelOperator, LabelRequirement, NodeAffinity, NodeField, NodeSelector,
+    NodeSelectorTerm,
+};
 pub use capabilities::{Capabilities, Logging, OutboundHttp};
 pub use condition::{ConditionType, Reason, Status, set_condition};
 pub use env::{EnvVar, EnvVarSource, KeyRef};
 pub use node::{NodeCapacity, NodeColdStart, NodeDensity, ServiceShare, WasmNode, WasmNodeSpec, WasmNodeStatus};
 pub use placement::{Requests, Resources, TaintEffect, Toleration, TolerationOperator};
 pub use scaling::{MetricType, Scaling, ScalingMetric, ScalingMode, ScalingStatus};
-pub use service::{Instance, LocalObjectReference, RevisionSpec, WasmService, WasmServiceSpec};
+pub use service::{Instance, LocalObjectReference, RevisionSpec, TrafficDistribution, WasmService, WasmServiceSpec};
 pub use status::{Artifact, ColdStart, Density, Grant, Image, Import, PlacementStatus, Quantiles, WasmServiceStatus};
 
 /// API group of every Podless kind.

@@ -94,14 +94,14 @@ pub(crate) fn not_null<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema
     }
 ])))]
 pub struct ScalingMetric {
-    /// Concurrency: requests in flight, those that wait among them. RPS: requests that begin in a second.
+    /// Concurrency: requests in flight, those that wait among them. RPS: requests that begin in a second. CPU: what the instances take of CPUs.
     #[serde(rename = "type", default)]
     pub kind: MetricType,
-    /// Percent of `concurrency` that one replica is to take on average; 70 when there is no value either. Only for type Concurrency.
+    /// Percent that one replica is to take on average: of `concurrency`, or with type CPU of `resources.requests.cpu`; 70 when there is no value either. Not for type RPS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "not_null::<i32>", range(min = 1, max = 100))]
     pub utilization: Option<i32>,
-    /// Requests in flight, or requests a second, that one replica is to take on average. More than `concurrency` in flight counts as `concurrency`.
+    /// Requests in flight, requests a second, or thousandths of a CPU (500 is half of one), that one replica is to take on average. More than `concurrency` in flight counts as `concurrency`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "not_null::<i32>", range(min = 1, max = 1_000_000))]
     pub value: Option<i32>,
@@ -116,6 +116,9 @@ pub enum MetricType {
     /// Requests that begin in a second.
     #[serde(rename = "RPS")]
     Rps,
+    /// What the instances take of CPUs.
+    #[serde(rename = "CPU")]
+    Cpu,
 }
 
 /// What the operator has decided, and by what. It changes with a decision, not with a request.
@@ -126,7 +129,7 @@ pub struct ScalingStatus {
     pub mode: ScalingMode,
     /// What was measured.
     pub metric: MetricType,
-    /// How much of it there was when this was decided, all replicas together.
+    /// How much of it there was when this was decided, all replicas together; of CPU as in `1250m`.
     pub current: String,
     /// How much of it one replica is to take.
     pub target: String,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    Capabilities, EnvVar, Resources, Scaling, Toleration, WasmServiceStatus, placement::node_selector_schema,
+    Affinity, Capabilities, EnvVar, Resources, Scaling, Toleration, WasmServiceStatus, placement::node_selector_schema,
     scaling::not_null,
 };
 
@@ -43,10 +43,17 @@ use crate::{
     printcolumn = r#"{"name":"Digest","type":"string","priority":1,"description":"Digest of the image that serves","jsonPath":".status.image.digest"}"#
 )]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("x-kubernetes-validations" = json!([{
-    "rule": "!(has(self.replicas) && has(self.scaling))",
-    "message": "give replicas (a fixed number) or scaling (as many as the load needs), not both"
-}])))]
+#[schemars(extend("x-kubernetes-validations" = json!([
+    {
+        "rule": "!(has(self.replicas) && has(self.scaling))",
+        "message": "give replicas (a fixed number) or scaling (as many as the load needs), not both"
+    },
+    {
+        "rule": "!has(self.scaling) || self.scaling.metric.type != 'CPU' || has(self.scaling.metric.value) || has(self.resources) && has(self.resources.requests) && has(self.resources.requests.cpu) && quantity(string(self.resources.requests.cpu)).isGreaterThan(quantity('0'))",
+        "message": "type CPU needs value: thousandths of a CPU that one replica is to take; or resources.requests.cpu, of which it takes utilization percent",
+        "fieldPath": ".scaling.metric"
+    }
+])))]
 pub struct WasmServiceSpec {
     /// What makes a revision: a change here is a new revision of the service.
     #[serde(flatten)]
@@ -67,10 +74,17 @@ pub struct WasmServiceSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "node_selector_schema")]
     pub node_selector: BTreeMap<String, String>,
+    /// Nodes that may serve this, by expressions, as in a Pod: affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution. A node must match this and nodeSelector.
+    #[serde(default, skip_serializing_if = "Affinity::is_empty")]
+    pub affinity: Affinity,
     /// Taints of nodes that this tolerates. A node with a taint NoSchedule or NoExecute that is not tolerated does not serve this; one with PreferNoSchedule is taken last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub tolerations: Vec<Toleration>,
+    /// Which endpoints a client's connections prefer, as in a Service. Without it, all alike. Replicas are spread evenly all the same: who prefers what is near makes that busier than the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "not_null::<TrafficDistribution>")]
+    pub traffic_distribution: Option<TrafficDistribution>,
     /// What one replica takes of a node.
     #[serde(default, skip_serializing_if = "Resources::is_empty")]
     pub resources: Resources,
@@ -85,6 +99,28 @@ impl WasmServiceSpec {
     /// The number of replicas, if it is fixed.
     pub fn fixed_replicas(&self) -> Option<u32> {
         self.replicas.map(|n| u32::try_from(n).unwrap_or(0))
+    }
+}
+
+/// Which endpoints are preferred while they are ready: the names of Kubernetes' Services.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum TrafficDistribution {
+    /// Those in the client's zone; the older name of PreferSameZone.
+    PreferClose,
+    /// Those in the client's zone. Needs Kubernetes 1.34.
+    PreferSameZone,
+    /// The one on the client's node, else those in its zone. Needs Kubernetes 1.34.
+    PreferSameNode,
+}
+
+impl TrafficDistribution {
+    /// The name in a Service's `trafficDistribution`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PreferClose => "PreferClose",
+            Self::PreferSameZone => "PreferSameZone",
+            Self::PreferSameNode => "PreferSameNode",
+        }
     }
 }
 

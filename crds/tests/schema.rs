@@ -84,14 +84,14 @@ fn scaling_has_its_defaults_in_the_schema() {
     }
     assert!(default("panicWindowSeconds").is_null(), "it follows windowSeconds");
     let metric = &scaling["properties"]["metric"]["properties"];
-    assert_eq!(metric["type"]["enum"], serde_json::json!(["Concurrency", "RPS"]));
+    assert_eq!(metric["type"]["enum"], serde_json::json!(["Concurrency", "RPS", "CPU"]));
     assert_eq!(metric["type"]["default"], "Concurrency");
     for field in ["utilization", "value"] {
         assert!(metric[field]["default"].is_null(), "only one of the two may be there: {field}");
     }
     let rules = |schema: &Value| schema["x-kubernetes-validations"].as_array().map_or(0, Vec::len);
     let got = [spec, scaling, &scaling["properties"]["metric"]].map(rules);
-    assert_eq!(got, [1, 2, 2], "not both; min and max, windows; one of the two, and the one that RPS needs");
+    assert_eq!(got, [2, 2, 2], "not both, what CPU needs; min and max, windows; one of the two, what RPS needs");
 }
 
 #[test]
@@ -121,6 +121,7 @@ fn the_spec_is_flat_and_has_the_fields_that_work() {
     let mut fields: Vec<_> = service["properties"]["spec"]["properties"].as_object().expect("fields").keys().collect();
     fields.sort();
     let want = [
+        "affinity",
         "capabilities",
         "concurrency",
         "env",
@@ -133,9 +134,33 @@ fn the_spec_is_flat_and_has_the_fields_that_work() {
         "scaling",
         "timeoutSeconds",
         "tolerations",
+        "trafficDistribution",
     ];
     assert_eq!(fields, want);
     assert_eq!(service["properties"]["spec"]["required"], serde_json::json!(["image"]));
+}
+
+#[test]
+fn a_node_is_required_as_a_pod_requires_it() {
+    let [(_, service), _] = schemas();
+    let affinity = &service["properties"]["spec"]["properties"]["affinity"]["properties"]["nodeAffinity"];
+    assert_ne!(affinity["nullable"], true, "a null would ask for nothing, unseen");
+    let required = &affinity["properties"]["requiredDuringSchedulingIgnoredDuringExecution"];
+    assert_eq!(required["required"], serde_json::json!(["nodeSelectorTerms"]));
+    let terms = &required["properties"]["nodeSelectorTerms"];
+    assert_eq!(terms["minItems"], 1);
+    let term = &terms["items"]["properties"];
+    let label = &term["matchExpressions"]["items"];
+    let operators = serde_json::json!(["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]);
+    assert_eq!(label["properties"]["operator"]["enum"], operators);
+    assert_eq!(label["required"], serde_json::json!(["key", "operator"]));
+    for rule in label["x-kubernetes-validations"].as_array().expect("rules") {
+        assert_eq!(rule["fieldPath"], ".values", "the message would not name the field");
+    }
+    let field = &term["matchFields"]["items"]["properties"];
+    assert_eq!(field["key"]["enum"], serde_json::json!(["metadata.name"]));
+    assert_eq!(field["operator"]["enum"], serde_json::json!(["In", "NotIn"]));
+    assert_eq!((&field["values"]["minItems"], &field["values"]["maxItems"]), (&1.into(), &1.into()));
 }
 
 #[test]
@@ -159,6 +184,10 @@ fn a_reference_is_read_as_it_is_written() {
         "capabilities": {"outboundHttp": {"allowedHosts": ["https://a.example"], "allowedCidrs": ["10.0.0.0/8"]}},
         "resources": {"requests": {"cpu": 2, "memory": "1Gi"}},
         "nodeSelector": {"disk": "fast"},
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "disk", "operator": "Exists"}, {"key": "disks", "operator": "Gt", "values": ["1"]}]},
+            {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["n1"]}]},
+        ]}}},
         "tolerations": [{"key": "k", "operator": "Exists", "effect": "NoExecute"}, {"key": "k", "value": "v"}],
         "replicas": 0,
     });
@@ -168,7 +197,7 @@ fn a_reference_is_read_as_it_is_written() {
     assert_eq!(requests.cpu.as_ref().map(|q| q.0.as_str()), Some("2"), "a number is as good as a text");
     let mut written = serde_json::to_value(&read).expect("JSON");
     assert_eq!(written["tolerations"][1]["operator"], "Equal", "the default");
-    for field in ["env", "capabilities", "nodeSelector", "replicas"] {
+    for field in ["env", "capabilities", "nodeSelector", "affinity", "replicas"] {
         assert_eq!(written[field].take(), spec[field], "{field}");
     }
 }

@@ -1,4 +1,5 @@
-//! The one Wasmtime configuration of both sides, and its fingerprint. No IO.
+//! The one Wasmtime configuration of both sides, and its fingerprint. No IO, but for one environment variable, see
+//! [`edition`].
 //!
 //! The operator compiles with it (feature `compile`) and the shim runs with it (feature `run`). Code that was compiled
 //! under one fingerprint runs only under the same one.
@@ -12,11 +13,15 @@ mod pool;
 #[cfg(feature = "run")]
 pub use pool::{MAX_PARTS, MAX_TABLE_ELEMENTS, PartLimits, Pool, runner};
 
+use std::sync::LazyLock;
+
 use sha2::{Digest, Sha256};
 use wasmtime::{Config, ModuleVersionStrategy, WasmBacktraceDetails, WasmFeatures};
 
 /// Wasmtime's version: what Cargo.lock says, checked by a test.
 pub const WASMTIME_VERSION: &str = "48.0.8";
+/// The environment variable that [`edition`] reads.
+pub const EDITION: &str = "PODLESS_ENGINE_EDITION";
 /// Target triple of the machine code.
 pub const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// CPU features that the code may use: x86-64-v3, every server since 2013. Named on both sides because a named target
@@ -41,7 +46,7 @@ pub const MAX_INSTANCE_MEMORY: u64 = 128 << 20;
 /// takes it apart field by field, so the two cannot say different things.
 #[derive(Debug)]
 struct Settings {
-    /// Async component functions (WASI 0.3); `ProxyHandler` needs it for 0.2 too.
+    /// Async component functions (WASI 0.3); `Store::run_concurrent` needs it for 0.2 too.
     concurrency: bool,
     /// A check at every loop and function entry: what ends a guest that does not return.
     epoch_interruption: bool,
@@ -97,15 +102,37 @@ pub fn config() -> Config {
     config
 }
 
-/// Stable name of Wasmtime's version, the settings, the target and its CPU features: 16 hexadecimal digits.
+/// What tells apart two engines that are otherwise the same, as when a compiler's bug was mended without a new version:
+/// any word, by default none. It is what this process was started with; operator and shims must have the same.
+pub fn edition() -> &'static str {
+    static READ: LazyLock<String> =
+        LazyLock::new(|| std::env::var_os(EDITION).unwrap_or_default().to_string_lossy().into_owned());
+    &READ
+}
+
+/// Stable name of Wasmtime's version, the settings, the target, its CPU features and the edition: 16 hexadecimal digits.
 pub fn fingerprint() -> String {
-    let text = format!("wasmtime {WASMTIME_VERSION} {TARGET} {} {SETTINGS:?}", CPU_FEATURES.join(","));
+    fingerprint_of(edition())
+}
+
+fn fingerprint_of(edition: &str) -> String {
+    let mut text = format!("wasmtime {WASMTIME_VERSION} {TARGET} {} {SETTINGS:?}", CPU_FEATURES.join(","));
+    if !edition.is_empty() {
+        text.push_str(&format!(" edition {edition}"));
+    }
     hex::encode(&Sha256::digest(text)[..8])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_edition_has_a_fingerprint_of_its_own() {
+        assert_eq!(fingerprint(), fingerprint_of(""), "none was given to this process");
+        assert_ne!(fingerprint_of(""), fingerprint_of("2"));
+        assert_ne!(fingerprint_of("2"), fingerprint_of("3"));
+    }
 
     #[test]
     fn the_version_is_the_one_that_is_linked() {

@@ -1,5 +1,5 @@
-//! The contract between the operator and its shims: the messages of `proto/link.proto`, the bytes that are signed, and
-//! the buckets of its histograms. No IO.
+//! The contract between the operator and its shims: the messages of `proto/link.proto`, the bytes that are signed, the
+//! buckets of its histograms, and the scale that nodes are compared on. No IO.
 
 /// The generated messages, client and server.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -8,6 +8,7 @@ pub mod v1 {
 }
 
 pub mod histogram;
+pub mod pace;
 
 /// Audience of the token that a shim shows to the operator.
 pub const AUDIENCE: &str = "podless-link";

@@ -1,7 +1,7 @@
-//! What each service has been given, and keeps: its port and its share of the nodes. In: what slices have recorded, then
-//! what is planned; out: ports and loads. Pure.
+//! What each service has been given, and keeps: its port, its share of the nodes, and the slices that say so. In: what
+//! slices have recorded, then what is planned; out: ports, loads and names. Pure.
 
-use crate::{ports::Ports, schedule::Loads};
+use crate::{ports::Ports, reconcile::slices::SliceNames, schedule::Loads};
 
 /// What each service has been given.
 #[derive(Debug, Default)]
@@ -10,6 +10,8 @@ pub struct Ledger {
     pub ports: Ports,
     /// Shares of nodes.
     pub loads: Loads,
+    /// Slices of services.
+    pub slices: SliceNames,
 }
 
 impl Ledger {
@@ -23,5 +25,6 @@ impl Ledger {
     pub fn release(&mut self, service: &str) {
         self.ports.release(service);
         self.loads.release(service);
+        self.slices.release(service);
     }
 }

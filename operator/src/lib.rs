@@ -18,6 +18,7 @@ pub mod link_slice;
 pub mod metrics;
 pub mod nodes;
 pub mod ports;
+pub mod rebalance;
 pub mod reconcile;
 pub mod run;
 mod said;

@@ -28,7 +28,7 @@ pub struct Here {
 }
 
 /// `IPv4` or `IPv6`, as the API server calls them.
-pub fn family(ip: IpAddr) -> &'static str {
+fn family(ip: IpAddr) -> &'static str {
     if ip.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 

@@ -43,6 +43,8 @@ pub struct Metrics {
     link_refusals: Family<ReasonLabel, Counter>,
     ejections: Counter,
     ejected: Gauge,
+    slow_turns: Counter,
+    slow: Gauge,
     key_renewals: Family<KeyLabel, Counter>,
     overclaims: Counter,
 }
@@ -59,6 +61,7 @@ impl Default for Metrics {
         let (takeovers, fenced_writes, ejections) = (Counter::default(), Counter::default(), Counter::default());
         let (link_refusals, key_renewals) = (Family::default(), Family::default());
         let (ejected, overclaims) = (Gauge::default(), Counter::default());
+        let (slow_turns, slow) = (Counter::default(), Gauge::default());
         let mut r = Registry::with_prefix("podless_operator");
         r.register("reconciles", "Reconciles by result: done, rejected or error", reconciles.clone());
         r.register_with_unit("reconcile", "Time of a reconcile", Unit::Seconds, reconcile_seconds.clone());
@@ -73,6 +76,12 @@ impl Default for Metrics {
         r.register("link_refusals", "Callers of the link that were turned away, by reason", link_refusals.clone());
         r.register("ejections", "Shims that lost their endpoints because nobody reached them", ejections.clone());
         r.register("shims_ejected", "Shims without endpoints because nobody reaches them", ejected.clone());
+        r.register(
+            "slow_shims",
+            "Shims that lost their endpoints for a while because they were slow",
+            slow_turns.clone(),
+        );
+        r.register("shims_slow", "Shims without endpoints for a while because they are slow", slow.clone());
         r.register("key_renewals", "Keys and certificates made anew: tls, ca or seal", key_renewals.clone());
         r.register("overclaims", "Generations that shims claimed beyond what they were told", overclaims.clone());
         let registry = Arc::new(r);
@@ -91,6 +100,8 @@ impl Default for Metrics {
             link_refusals,
             ejections,
             ejected,
+            slow_turns,
+            slow,
             key_renewals,
             overclaims,
         }
@@ -143,6 +154,12 @@ impl Metrics {
         self.ejected.set(all as i64);
     }
 
+    /// So many shims were found to be slow just now, and so many are.
+    pub fn slow(&self, new: usize, all: usize) {
+        self.slow_turns.inc_by(new as u64);
+        self.slow.set(all as i64);
+    }
+
     /// A key or certificate was made anew: `tls`, `ca` or `seal`.
     pub fn key_renewed(&self, key: &'static str) {
         self.key_renewals.get_or_create(&KeyLabel { key }).inc();
@@ -180,6 +197,7 @@ mod tests {
         metrics.leads();
         metrics.link_refused("expired");
         metrics.ejected(1, 2);
+        metrics.slow(1, 3);
         metrics.key_renewed("tls");
         metrics.overclaimed(3);
         let text = metrics.text();
@@ -192,6 +210,8 @@ mod tests {
             "podless_operator_link_refusals_total{reason=\"expired\"} 1",
             "podless_operator_ejections_total 1",
             "podless_operator_shims_ejected 2",
+            "podless_operator_slow_shims_total 1",
+            "podless_operator_shims_slow 3",
             "podless_operator_key_renewals_total{key=\"tls\"} 1",
             "podless_operator_fenced_writes_total 0",
             "podless_operator_overclaims_total 3",

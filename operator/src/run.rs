@@ -4,7 +4,7 @@ use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,6 +14,7 @@ use k8s_openapi::api::{core::v1 as core, discovery::v1::EndpointSlice};
 use kube::{
     Api, Client, ResourceExt,
     api::ListParams,
+    core::PartialObjectMeta,
     runtime::{
         Config, Controller, WatchStreamExt,
         controller::Error as ControllerError,
@@ -34,12 +35,13 @@ use crate::{
     leader::{self, Fence},
     ledger::Ledger,
     link::{self, Hub, auth::Authenticator},
-    link_slice::{self, Here, family},
+    link_slice::{self, Here},
     metrics::Metrics,
     nodes::{
         Nodes,
         facts::{self, NodeWriter},
     },
+    rebalance::Rebalance,
     reconcile::{
         Context,
         children::{self, recorded},
@@ -48,6 +50,7 @@ use crate::{
         on_error,
         plan::{GRACE, Settings, salt},
         reconcile, service_ref,
+        slices::{Family, owner},
     },
     shims, sources, tombstone,
     trust::{self, Resealed, Signing, Trust},
@@ -131,7 +134,7 @@ async fn lead(
     let settings = Settings {
         namespace: args.namespace.clone(),
         cluster_domain: args.cluster_domain.clone(),
-        address_type: family(args.pod_ip),
+        family: if args.pod_ip.is_ipv4() { Family::V4 } else { Family::V6 },
         activation_nodes: args.activation_nodes.into(),
         salt: salt(&keys.seal_key()?),
     };
@@ -175,10 +178,19 @@ async fn lead(
     };
     let nodes = Nodes {
         client: client.clone(),
+        recorder: context.recorder.clone(),
         hub: hub.clone(),
         pods: context.pods.clone(),
         leading_since: context.leading_since,
         metrics: context.metrics.clone(),
+    };
+    let rebalance = Rebalance {
+        hub: hub.clone(),
+        pods: context.pods.clone(),
+        nodes: context.nodes.clone(),
+        ledger: context.ledger.clone(),
+        next: context.next_move.clone(),
+        leading_since: context.leading_since,
     };
     let (builds, ledger, failures) = (context.builds.clone(), context.ledger.clone(), context.failures.clone());
     let rest = async {
@@ -193,6 +205,7 @@ async fn lead(
             never = trust.keep(keys) => match never {},
             never = eject.watch() => match never {},
             never = nodes.keep() => match never {},
+            never = rebalance.keep() => match never {},
             never = tombstone::watch(client.clone(), hub.clone(), builds, ledger, failures) => match never {},
             () = sources::follow(client.clone(), hub.clone(), context.builds.clone()) => {
                 Err(anyhow!("the watches of ConfigMaps and Secrets have ended"))
@@ -245,10 +258,14 @@ impl Parts {
                 }
             })
             .applied_objects();
+        let known = ledger.clone();
+        let slices = watcher(Api::<PartialObjectMeta<EndpointSlice>>::all(client.clone()), ours())
+            .inspect_ok(move |event| note_slice(&known, event))
+            .touched_objects();
         let controller = Controller::for_stream(services, store.clone())
             .with_config(Config::default().concurrency(WAITING).debounce(DEBOUNCE))
             .owns(Api::<core::Service>::all(client.clone()), ours())
-            .owns(Api::<EndpointSlice>::all(client.clone()), ours())
+            .owns_stream(slices)
             .reconcile_on(ReceiverStream::new(one))
             .reconcile_all_on(ReceiverStream::new(all));
         let signing = Arc::new(Signing::new(key));
@@ -264,6 +281,7 @@ impl Parts {
             pods,
             nodes: node_store,
             ledger,
+            next_move: Arc::default(),
             settings,
             leading_since: Instant::now(),
             metrics,
@@ -281,13 +299,31 @@ async fn recover(client: &Client) -> anyhow::Result<Ledger> {
     let slices = Api::<EndpointSlice>::all(client.clone()).list(&mine).await.context("slices cannot be listed")?;
     let mut ledger = Ledger::default();
     for slice in slices {
-        let owner = slice.owner_references().iter().find(|owner| owner.controller == Some(true));
-        if let (Some(owner), Some(port)) = (owner, children::recorded_port(&slice)) {
-            ledger.ports.recover(&owner.uid, port);
-            ledger.loads.set(&owner.uid, recorded(&slice).map(|record| record.loads()).unwrap_or_default());
+        let Some(service) = owner(&slice) else { continue };
+        ledger.slices.insert(&service, &slice.name_any());
+        if let Some(port) = children::recorded_port(&slice) {
+            ledger.ports.recover(&service, port);
+        }
+        // Only the first one of a service has a record.
+        if let Some(record) = recorded(&slice) {
+            ledger.loads.set(&service, record.loads());
         }
     }
     Ok(ledger)
+}
+
+/// Notes which slices there are.
+fn note_slice(ledger: &Mutex<Ledger>, event: &watcher::Event<PartialObjectMeta<EndpointSlice>>) {
+    let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
+    match event {
+        watcher::Event::Apply(slice) | watcher::Event::InitApply(slice) => {
+            owner(slice).iter().for_each(|service| ledger.slices.insert(service, &slice.name_any()));
+        }
+        watcher::Event::Delete(slice) => {
+            owner(slice).iter().for_each(|service| ledger.slices.remove(service, &slice.name_any()));
+        }
+        watcher::Event::Init | watcher::Event::InitDone => {}
+    }
 }
 
 /// Runs the controller until it ends, which it does only when its watches do.

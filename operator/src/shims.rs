@@ -31,6 +31,8 @@ pub struct ShimPod {
     pub node: String,
     /// Its address; empty before it has one.
     pub ip: String,
+    /// Its addresses, one for each family; that one is the first.
+    pub ips: Vec<String>,
     /// Its Ready condition.
     pub ready: bool,
     /// It is being deleted.
@@ -46,12 +48,16 @@ impl ShimPod {
         if status.and_then(|s| s.phase.as_deref()).is_some_and(|phase| phase == "Failed" || phase == "Succeeded") {
             return None;
         }
+        let ip = status.and_then(|s| s.pod_ip.clone()).unwrap_or_default();
+        let others = status.iter().flat_map(|s| s.pod_ips.iter().flatten()).map(|other| other.ip.clone());
+        let others = others.filter(|other| *other != ip);
         let conditions = status.iter().flat_map(|s| s.conditions.iter().flatten());
         Some(Self {
             uid: pod.uid()?,
             name: pod.name_any(),
             node: pod.spec.as_ref()?.node_name.clone()?,
-            ip: status.and_then(|s| s.pod_ip.clone()).unwrap_or_default(),
+            ips: [ip.clone()].into_iter().chain(others).filter(|ip| !ip.is_empty()).collect(),
+            ip,
             ready: conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True"),
             terminating: pod.metadata.deletion_timestamp.is_some(),
             memory: pod.spec.as_ref().and_then(memory_limit),

@@ -3,6 +3,7 @@
 //!
 //! Fail static: what is not certainly gone stays. The watch must have lost the service, a live request must confirm it,
 //! and when much is missing at once (a restored or emptied API server looks like that), a second one half a minute later.
+//! And what is there again was not gone for good.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -67,6 +68,10 @@ pub async fn watch(
         failures.retain(&present);
         hub.autoscale.retain(&known);
         hub.sessions().forget_buried(Instant::now());
+        if hub.sessions().exhume(&present) {
+            tracing::warn!("services that were gone are there again: the API server was restored");
+            hub.wake.all();
+        }
         let missing: HashSet<_> = known.difference(&present).cloned().collect();
         let absent = match confirm(&client, &hub, missing).await {
             Ok(absent) => absent,

@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::anyhow;
 use podless_artifact::seal::Seal;
+use podless_host::log::Lines;
 use podless_link::{
     SERVICE_PORTS, TRUST_CA, TRUST_SEAL,
     v1::{Assign, FromShim, from_shim, to_shim},
@@ -25,9 +26,7 @@ use tokio::{
 
 use crate::{
     control::{self, ControlConfig, doors::Doors, link::LinkEvent, store::Store},
-    engine,
-    host::log::Lines,
-    node,
+    engine, node,
     serve::Node,
     shared::Shared,
 };

@@ -7,8 +7,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
+use podless_host::{log::Lines, outbound::Counts};
 use podless_link::histogram::value_of;
 use prometheus_client::{
     collector::Collector,
@@ -18,7 +20,6 @@ use prometheus_client::{
 };
 
 use crate::{
-    host::{log::Lines, outbound::Counts},
     serve::{
         Node,
         stats::{Histogram, Stats},
@@ -99,6 +100,7 @@ impl Collector for Scrape {
         counted(e, &services, "requests_stopped", "Requests to a service that is stopped", |s| &s.stopped)?;
         counted(e, &services, "wakes", "Loads that a request to a parked service had begun", |s| &s.wakes)?;
         outbound(e, &services)?;
+        cpu(e, &services)?;
         histogram(e, "instantiate", "Time to make an instance", everything.iter().map(|s| &s.instantiate))?;
         let help = "Time from a request's first byte to its answer's";
         histogram(e, "first_byte", help, everything.iter().map(|s| &s.first_byte))?;
@@ -187,6 +189,20 @@ fn outbound(e: &mut DescriptorEncoder<'_>, services: &[Labelled]) -> fmt::Result
     Ok(())
 }
 
+/// Only of services of which it is counted: those that are scaled by it.
+fn cpu(e: &mut DescriptorEncoder<'_>, services: &[Labelled]) -> fmt::Result {
+    let help = "CPU time of the instances of services that are scaled by it";
+    let mut metric = e.encode_descriptor("service_cpu", help, Some(&Unit::Seconds), MetricType::Counter)?;
+    for (namespace, service, stats) in services {
+        let sum: Duration = stats.iter().map(|s| s.in_flight.cpu()).sum();
+        if !sum.is_zero() {
+            let labels = [("namespace", namespace.as_str()), ("service", service)];
+            ConstCounter::new(sum.as_secs_f64()).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
 fn states(e: &mut DescriptorEncoder<'_>, shared: &Shared) -> fmt::Result {
     let help =
         "Services that are known: resident, parked until a request comes, or neither of them (stopped, not loaded)";
@@ -245,8 +261,6 @@ fn histogram<'a>(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::serve::service::Identity;
 
@@ -257,6 +271,9 @@ mod tests {
             let stats = Arc::new(Stats::default());
             stats.answered(http::StatusCode::OK);
             stats.instantiate.record(Duration::from_micros(30));
+            if n == 1 {
+                stats.in_flight.took(Duration::from_millis(1250));
+            }
             let identity = Identity { uid: n.to_string(), namespace: "shop".into(), name: format!("s{n}") };
             shared.services().insert(n.to_string(), (identity, stats));
         }
@@ -276,11 +293,14 @@ mod tests {
             "podless_shim_instantiate_seconds_bucket{le=\"0.000025\"} 0",
             "podless_shim_instantiate_seconds_bucket{le=\"0.00005\"} 1005",
             "podless_shim_instantiate_seconds_count 1005",
+            "podless_shim_service_cpu_seconds_total{namespace=\"shop\",service=\"s1\"} 1.25",
             "podless_shim_resident_bytes 0",
             "podless_shim_restarts_total 2",
             "podless_shim_log_lines_dropped_total 0",
         ] {
             assert!(text.lines().any(|l| l == line), "no {line} in\n{}", &text[text.len().saturating_sub(6000)..]);
         }
+        let counted = text.lines().filter(|line| line.starts_with("podless_shim_service_cpu_seconds_total")).count();
+        assert_eq!(counted, 1, "of the others it is not counted");
     }
 }

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow};
+use podless_host::log::Lines;
 use podless_link::v1;
 use tokio::{net::TcpListener, runtime, sync::oneshot};
 
@@ -16,7 +17,6 @@ use crate::{
         link,
     },
     drain, engine,
-    host::log::Lines,
     metrics::Metrics,
     node,
     serve::Node,

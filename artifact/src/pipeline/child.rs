@@ -3,8 +3,9 @@
 
 use std::{
     ffi::OsString,
+    fs::{self, Permissions},
     io,
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -104,9 +105,20 @@ impl MachineCode {
         self.millis
     }
 
-    /// Copies it to a file.
+    /// Copies it to a file, whole or not at all. A file that is there is replaced; what is no regular file is left alone, as
+    /// is what a link leads to.
     pub fn save(&self, to: &Path) -> io::Result<()> {
-        std::fs::copy(self.file.path(), to).map(drop)
+        match fs::symlink_metadata(to) {
+            Ok(there) if !there.is_file() => return Err(io::Error::other("it is no regular file")),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let folder = to.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        // For whom any new file is for.
+        let mut copy = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(folder)?;
+        io::copy(&mut self.file.reopen()?, &mut copy)?;
+        copy.persist(to)?;
+        Ok(())
     }
 }
 
@@ -130,6 +142,7 @@ impl Compiling {
             .args(&program.arguments)
             .args([limits.memory_bytes.to_string(), limits.cpu_seconds.to_string()])
             .env_clear()
+            .env(podless_engine::EDITION, podless_engine::edition())
             .current_dir("/")
             .stdin(Stdio::from(component.into_file()))
             .stdout(Stdio::piped())

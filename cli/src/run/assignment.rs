@@ -45,6 +45,7 @@ pub(super) fn signed(serving: &Serving, index: usize, key: &SealKey) -> Result<A
         instance_memory: memory,
         timeout_millis: u64::from(positive(revision.timeout_seconds)) * 1000,
         parked: false,
+        count_cpu: false,
     };
     let bytes = assignment.encode_to_vec();
     Ok(Assign { signature: key.sign(ASSIGNMENT_CONTEXT, &bytes).to_vec(), assignment: bytes })

@@ -1,6 +1,6 @@
 //! `podless inspect`, `compile` and `completion`.
 
-use std::fs;
+use std::{fs, os::unix::fs::symlink};
 
 use serde_json::Value;
 
@@ -53,6 +53,15 @@ fn machine_code_is_measured_and_written() {
     let written = fs::read(home.path().join("hello.cwasm")).expect("written");
     assert_eq!(json(&printed)["size"], written.len());
     assert!(written.starts_with(b"\x7fELF"));
+    // What is there is replaced as a whole, and a link is not followed.
+    let other = home.file("other", "untouched");
+    symlink(&other, home.path().join("link")).expect("linked");
+    let (code, _, said) = home.podless(&["compile", &hello, "-o", "link"]);
+    assert!(code == 3 && said.contains("cannot write link: it is no regular file"), "{code}: {said}");
+    assert_eq!(fs::read(&other).expect("there"), b"untouched");
+    let (code, _, said) = home.podless(&["compile", &hello, "-o", "other"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(fs::read(&other).expect("there"), written);
     let (_, printed, _) = home.podless(&["compile", &hello]);
     assert!(printed.contains("bytes for x86_64-unknown-linux-gnu, engine "), "{printed}");
 }

@@ -43,7 +43,7 @@ fn each_mistake_has_its_sentence_and_its_code() {
         (vec!["run", "127.0.0.1:9/a:1", "--plain-http", "127.0.0.1:9"], 3, "Connection refused"),
         (vec!["run", &hello, "--listen", &taken], 3, "give another address by --listen"),
         (vec!["run"], 2, "Usage"),
-        (vec!["run", &hello, "--env", "NAME"], 2, "NAME=VALUE"),
+        (vec!["run", &hello, "--env", "NAME"], 2, "NAME is not set here: write it as NAME=VALUE"),
         (vec!["run", &hello, "--listen", "8080"], 2, "--listen"),
         (vec!["push", &text, "r.local/a:1"], 1, "not a valid WebAssembly component"),
         (vec!["push", "nowhere.wasm", "r.local/a:1"], 1, "No such file"),
@@ -53,6 +53,7 @@ fn each_mistake_has_its_sentence_and_its_code() {
         (vec!["inspect", &hello, "--service", &broken], 1, "not YAML"),
         (vec!["compile", &module], 1, "wasm32-wasip2"),
         (vec!["compile", &hello, "-o", "nowhere/out"], 3, "cannot write nowhere/out"),
+        (vec!["compile", &hello, "-o", "/dev/null"], 3, "cannot write /dev/null: it is no regular file"),
         (vec!["fly"], 2, "fly"),
     ] {
         let mut arguments = arguments;

@@ -79,6 +79,14 @@ fn a_component_is_served_until_ctrl_c_and_compiled_once() {
 }
 
 #[test]
+fn a_variable_without_a_value_has_the_one_of_the_environment() {
+    let home = Home::new();
+    let probe = guest("probe").display().to_string();
+    let served = home.serve(1, &["run", &probe, "--listen", "127.0.0.1:0", "--env", "HOME"]);
+    assert_eq!(served.get(0, "/env"), (200, format!("HOME={}\n", home.path().display())));
+}
+
+#[test]
 fn a_yaml_file_with_several_services_is_served_from_a_registry_and_from_files() {
     let (home, registry) = (Home::new(), Registry::start());
     let image = format!("{}/team/greeter:1.0", registry.host);

@@ -12,6 +12,7 @@ use podless_crds::{MetricType, Scaling};
 
 use super::{
     decision::{Decision, Mode, Why},
+    target::Replica,
     window::{Means, seconds, stable_window},
 };
 
@@ -20,8 +21,6 @@ const PERIOD: Duration = Duration::from_secs(2);
 /// Fewer replicas must be enough for this much more than there is: a load at the edge between two numbers is no reason
 /// to change.
 const MARGIN: f64 = 1.1;
-/// Percent of `concurrency` that one replica is to take, if nothing else is said.
-const UTILIZATION: i32 = 70;
 
 /// The load of a service.
 #[derive(Clone, Copy, Debug)]
@@ -73,12 +72,12 @@ impl Scaler {
     }
 
     /// Decides. However often it is asked, it comes to the same.
-    pub(super) fn decide(&mut self, scaling: &Scaling, concurrency: u32, load: &Load, now: Instant) -> Decision {
+    pub(super) fn decide(&mut self, scaling: &Scaling, replica: Replica, load: &Load, now: Instant) -> Decision {
         let before = self.desired;
         let woken = load.in_flight > 0 || load.last_active > self.last_active;
         self.last_active = self.last_active.max(load.last_active);
-        let target = target(scaling, concurrency);
-        let (mut want, mut current, mut why) = self.by_load(scaling, concurrency, target, load, now);
+        let target = replica.target(scaling);
+        let (mut want, mut current, mut why) = self.by_load(scaling, replica, load, now);
         let idle = self.is_idle(scaling, load, now);
         if idle {
             (want, self.panic) = (0, None);
@@ -120,25 +119,19 @@ impl Scaler {
     }
 
     /// What the load wants, no more than the rate allows, and by which figure.
-    fn by_load(
-        &mut self,
-        scaling: &Scaling,
-        concurrency: u32,
-        target: f64,
-        load: &Load,
-        now: Instant,
-    ) -> (u32, f64, Why) {
+    fn by_load(&mut self, scaling: &Scaling, replica: Replica, load: &Load, now: Instant) -> (u32, f64, Why) {
         let Means { stable, panic, burst } = load.means;
+        let target = replica.target(scaling);
         if now.saturating_duration_since(self.base.1) >= PERIOD {
             self.base = (self.desired, now);
         }
         let most = self.base.0.max(1).saturating_mul(positive(scaling.scale_up_rate).max(2));
 
         // When there is more in flight than there is room for, it is too late for means; parked, there is no room.
-        let room = f64::from(self.desired) * f64::from(concurrency);
+        let room = f64::from(self.desired) * f64::from(replica.concurrency);
         let sudden = match scaling.metric.kind {
             MetricType::Concurrency if self.desired == 0 || burst > room => panic.max(burst).max(load.in_flight as f64),
-            MetricType::Concurrency | MetricType::Rps => panic,
+            MetricType::Concurrency | MetricType::Rps | MetricType::Cpu => panic,
         };
         let by_burst = enough(sudden, target);
         // Who goes is needed neither for a tenth more over the window, nor over the short one.
@@ -189,19 +182,6 @@ impl Recent {
     }
 }
 
-/// How much one replica is to take.
-fn target(scaling: &Scaling, concurrency: u32) -> f64 {
-    let metric = &scaling.metric;
-    let concurrency = f64::from(concurrency);
-    match (metric.kind, metric.value) {
-        (MetricType::Rps, value) => f64::from(value.unwrap_or(1).max(1)),
-        (MetricType::Concurrency, Some(value)) => f64::from(value.max(1)).min(concurrency),
-        (MetricType::Concurrency, None) => {
-            concurrency * f64::from(metric.utilization.unwrap_or(UTILIZATION).clamp(1, 100)) / 100.0
-        }
-    }
-}
-
 /// Replicas for a load. A millionth more than they take is a matter of rounding.
 fn enough(load: f64, target: f64) -> u32 {
     (load / target - 1e-6).ceil().max(0.0) as u32
@@ -217,7 +197,7 @@ mod tests {
     use podless_crds::ScalingMetric;
     use proptest::prelude::*;
 
-    const CONCURRENCY: u32 = 100;
+    const REPLICA: Replica = Replica { concurrency: 100, cpu_millis: 250 };
 
     fn calm(mean: f64, now: Instant) -> Load {
         let means = Means { stable: mean, panic: mean, burst: mean };
@@ -235,6 +215,8 @@ mod tests {
             (1..=100i32).prop_map(|n| ScalingMetric { utilization: Some(n), ..ScalingMetric::default() }),
             (1..300i32).prop_map(|n| ScalingMetric { value: Some(n), ..ScalingMetric::default() }),
             (1..300i32).prop_map(|n| ScalingMetric { kind: MetricType::Rps, utilization: None, value: Some(n) }),
+            (1..300i32).prop_map(|n| ScalingMetric { kind: MetricType::Cpu, utilization: None, value: Some(n) }),
+            (1..=100i32).prop_map(|n| ScalingMetric { kind: MetricType::Cpu, utilization: Some(n), value: None }),
         ];
         (bounds, delays, metric).prop_map(|((min, more, window, up, down), (delay, zero), metric)| Scaling {
             min_replicas: min,
@@ -275,8 +257,8 @@ mod tests {
                 let load = Load { means: Means { stable, panic, burst }, in_flight, last_active, dark };
                 let mut same = scaler.clone();
                 let mut greater = scaler.clone();
-                let decision = scaler.decide(&scaling, CONCURRENCY, &load, now);
-                prop_assert_eq!(&decision, &same.decide(&scaling, CONCURRENCY, &load, now), "same input, same output");
+                let decision = scaler.decide(&scaling, REPLICA, &load, now);
+                prop_assert_eq!(&decision, &same.decide(&scaling, REPLICA, &load, now), "same input, same output");
                 let n = decision.desired;
                 let (min, max) = (scaling.min_replicas as u32, scaling.max_replicas as u32);
                 prop_assert!((min..=max).contains(&n), "{decision:?}");
@@ -289,7 +271,7 @@ mod tests {
                 prop_assert!(!unseen || n >= before.min(max), "down without knowing: {decision:?} from {before}");
                 let means = Means { stable: stable + more, panic: panic + more, burst: burst + more };
                 let load = Load { means, in_flight: in_flight + more as u64, last_active: Some(now), dark };
-                let m = greater.decide(&scaling, CONCURRENCY, &load, now).desired;
+                let m = greater.decide(&scaling, REPLICA, &load, now).desired;
                 prop_assert!(m >= n, "{m} for {load:?}, but {decision:?}");
                 before = n;
             }
@@ -308,7 +290,7 @@ mod tests {
                 let now = at(start, millis);
                 let last_active = (in_flight > 0).then_some(now);
                 let load = Load { means: Means { stable, panic, burst }, in_flight, last_active, dark };
-                scaler.decide(&scaling, CONCURRENCY, &load, now);
+                scaler.decide(&scaling, REPLICA, &load, now);
             }
             // Two windows, the delay, and what rates need.
             let rest = u64::from(scaling.window_seconds as u32) * 2000 + 21_000 + 2000 * 12;
@@ -318,28 +300,13 @@ mod tests {
                 millis += 250;
                 // It trembles, around the edge between two numbers as well.
                 let mean = mean * if millis % 500 == 0 { 1.0 } else { 1.0 - 0.05 * noise };
-                let n = scaler.decide(&scaling, CONCURRENCY, &calm(mean, at(start, millis)), at(start, millis)).desired;
+                let n = scaler.decide(&scaling, REPLICA, &calm(mean, at(start, millis)), at(start, millis)).desired;
                 if millis > settled {
                     numbers.push(n);
                 }
             }
             numbers.dedup();
             prop_assert_eq!(numbers.len(), 1, "{:?}", numbers);
-        }
-    }
-
-    #[test]
-    fn what_one_replica_is_to_take() {
-        let metric = |kind, utilization, value| ScalingMetric { kind, utilization, value };
-        for (metric, want) in [
-            (ScalingMetric::default(), 70.0),
-            (metric(MetricType::Concurrency, Some(50), None), 50.0),
-            (metric(MetricType::Concurrency, None, Some(7)), 7.0),
-            (metric(MetricType::Concurrency, None, Some(700)), 100.0),
-            (metric(MetricType::Rps, None, Some(700)), 700.0),
-        ] {
-            let scaling = Scaling { metric, ..Scaling::default() };
-            assert_eq!(target(&scaling, CONCURRENCY), want, "{scaling:?}");
         }
     }
 
@@ -352,7 +319,7 @@ mod tests {
             let mut steps = vec![];
             for millis in (from..to).step_by(50) {
                 let now = at(start, millis);
-                steps.push(scaler.decide(&scaling, CONCURRENCY, &calm(load, now), now).desired);
+                steps.push(scaler.decide(&scaling, REPLICA, &calm(load, now), now).desired);
             }
             steps.dedup();
             steps
@@ -369,7 +336,7 @@ mod tests {
         let mut scaler = Scaler::new(9, start);
         let mut desired = |mean: f64, second: u64| {
             let now = at(start, second * 1000);
-            scaler.decide(&scaling, CONCURRENCY, &calm(mean, now), now).desired
+            scaler.decide(&scaling, REPLICA, &calm(mean, now), now).desired
         };
         let expected = [(600.0, 0, 9), (600.0, 70, 9), (400.0, 90, 9), (200.0, 120, 9), (200.0, 170, 9)];
         for (mean, second, want) in expected {
@@ -385,15 +352,15 @@ mod tests {
         let scaling = Scaling::default();
         let mut scaler = Scaler::new(0, start);
         let nothing = Load { last_active: None, ..calm(0.0, start) };
-        let decision = scaler.decide(&scaling, CONCURRENCY, &nothing, start);
+        let decision = scaler.decide(&scaling, REPLICA, &nothing, start);
         assert_eq!((decision.desired, decision.mode, decision.why), (0, Mode::Parked, Why::Idle));
         assert!(scaler.sleeps(None) && !scaler.sleeps(Some(start)));
         // A request that came and went.
         let gone = Load { last_active: Some(at(start, 100)), ..calm(0.0, start) };
-        let decision = scaler.decide(&scaling, CONCURRENCY, &gone, at(start, 200));
+        let decision = scaler.decide(&scaling, REPLICA, &gone, at(start, 200));
         assert_eq!((decision.desired, decision.why), (1, Why::Woken));
         assert!(!scaler.sleeps(gone.last_active));
-        let decision = scaler.decide(&scaling, CONCURRENCY, &gone, at(start, 60_100));
+        let decision = scaler.decide(&scaling, REPLICA, &gone, at(start, 60_100));
         assert_eq!((decision.desired, decision.why), (0, Why::Idle));
     }
 
@@ -404,7 +371,7 @@ mod tests {
         let mut scaler = Scaler::new(0, start);
         let mut desired = |millis| {
             let load = Load { last_active: Some(at(start, 100)), ..calm(0.0, start) };
-            scaler.decide(&scaling, CONCURRENCY, &load, at(start, millis)).desired
+            scaler.decide(&scaling, REPLICA, &load, at(start, millis)).desired
         };
         for (millis, want) in [(100, 1), (350, 1), (2099, 1), (2100, 0)] {
             assert_eq!(desired(millis), want, "at {millis}");
@@ -417,7 +384,7 @@ mod tests {
         let start = Instant::now();
         let mut scaler = Scaler::new(0, start);
         let mut decide = |load: Load, second: u64| {
-            scaler.decide(&Scaling::default(), CONCURRENCY, &load, at(start, second * 1000)).desired
+            scaler.decide(&Scaling::default(), REPLICA, &load, at(start, second * 1000)).desired
         };
         let silence = Load { last_active: None, dark: true, ..calm(0.0, start) };
         assert_eq!(decide(silence, 0), 0, "parked is parked");

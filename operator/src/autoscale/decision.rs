@@ -44,8 +44,8 @@ impl Decision {
         ScalingStatus {
             mode: self.mode,
             metric: scaling.metric.kind,
-            current: figure(self.current),
-            target: figure(self.target),
+            current: amount(scaling.metric.kind, self.current),
+            target: amount(scaling.metric.kind, self.target),
             reason: self.sentence(scaling),
             last_scale_time,
         }
@@ -53,12 +53,14 @@ impl Decision {
 
     /// Why, for people.
     pub fn sentence(&self, scaling: &Scaling) -> String {
-        let unit = match scaling.metric.kind {
+        let kind = scaling.metric.kind;
+        let unit = match kind {
             MetricType::Concurrency => "requests in flight",
             MetricType::Rps => "requests a second",
+            MetricType::Cpu => "of CPU",
         };
-        let (load, window) = (format!("{} {unit}", figure(self.current)), scaling.window_seconds);
-        let each = figure(self.target);
+        let (load, window) = (format!("{} {unit}", amount(kind, self.current)), scaling.window_seconds);
+        let each = amount(kind, self.target);
         match self.why {
             Why::Load => format!("{load} on average over {window}s, {each} for each replica"),
             Why::Burst => format!("a burst of {load}, {each} for each replica: none goes for {window}s"),
@@ -71,6 +73,14 @@ impl Decision {
     }
 }
 
+/// How much of what is measured: of CPU as Kubernetes writes it.
+fn amount(kind: MetricType, n: f64) -> String {
+    match kind {
+        MetricType::Concurrency | MetricType::Rps => figure(n),
+        MetricType::Cpu => format!("{n:.0}m"),
+    }
+}
+
 /// A number for people: as precise as it matters.
 fn figure(n: f64) -> String {
     let text = if n < 10.0 { format!("{n:.2}") } else { format!("{n:.0}") };
@@ -79,6 +89,8 @@ fn figure(n: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use podless_crds::ScalingMetric;
+
     use super::*;
 
     #[test]
@@ -101,5 +113,11 @@ mod tests {
             said(Why::Burst, 9.5).reason,
             "a burst of 9.5 requests in flight, 70 for each replica: none goes for 60s"
         );
+        let metric = ScalingMetric { kind: MetricType::Cpu, utilization: None, value: Some(500) };
+        let scaling = Scaling { metric, ..Scaling::default() };
+        let decision = Decision { desired: 3, mode: Mode::Stable, current: 1250.3, target: 500.0, why: Why::Load };
+        let status = decision.status(&scaling, None);
+        assert_eq!((&*status.current, &*status.target), ("1250m", "500m"));
+        assert_eq!(status.reason, "1250m of CPU on average over 60s, 500m for each replica");
     }
 }

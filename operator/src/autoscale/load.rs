@@ -13,6 +13,8 @@ use podless_link::v1::ServiceLoad;
 const CADENCE: Duration = Duration::from_millis(200);
 /// How long a shim that had requests in flight and says nothing is taken to go on as before.
 const SILENCE: Duration = Duration::from_secs(2);
+/// More CPUs than any node has: more is not believed.
+const CPUS: u64 = 1024;
 
 /// What one shim has counted since it spoke last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +23,17 @@ pub(super) struct Increment {
     pub(super) requests: u64,
     /// Microseconds that requests have been in flight, each counted on its own.
     pub(super) busy_micros: u64,
+    /// Microseconds of CPU that instances have taken.
+    pub(super) cpu_micros: u64,
     /// In how much time, until now.
     pub(super) over: Duration,
+}
+
+impl Increment {
+    /// The same, had no more than this been in flight all the while.
+    pub(super) fn at_most(self, in_flight: u64) -> Self {
+        Self { busy_micros: self.busy_micros.min(micros(self.over).saturating_mul(in_flight)), ..self }
+    }
 }
 
 /// The counters of one service, by the uids of the shims' pods.
@@ -40,6 +51,8 @@ struct Last {
     came: Instant,
     /// Requests that began in a second, by the increment.
     begun: f64,
+    /// CPUs that instances took, by the increment.
+    cpus: f64,
     /// Its stream has ended since: what it would have said is lost.
     cut: bool,
 }
@@ -50,7 +63,8 @@ impl Counted {
         self.spoken = self.spoken.max(Some(now));
         let increment = self.shims.get(pod_uid).and_then(|last| increment(last, said, now));
         let begun = increment.map_or(0.0, |i| i.requests as f64 / i.over.as_secs_f64());
-        self.shims.insert(pod_uid.to_owned(), Last { said: said.clone(), came: now, begun, cut: false });
+        let cpus = increment.map_or(0.0, |i| i.cpu_micros as f64 / 1e6 / i.over.as_secs_f64());
+        self.shims.insert(pod_uid.to_owned(), Last { said: said.clone(), came: now, begun, cpus, cut: false });
         increment
     }
 
@@ -96,6 +110,12 @@ impl Counted {
         self.since(within, now, |last| last.begun)
     }
 
+    /// Microseconds of CPU that the shims have not spoken of yet, within this time until now: each is taken to go on as
+    /// it did.
+    pub(super) fn cpu_since(&self, within: Duration, now: Instant) -> f64 {
+        self.since(within, now, |last| last.cpus)
+    }
+
     fn since(&self, within: Duration, now: Instant, rate: impl Fn(&Last) -> f64) -> f64 {
         let guess = |last: &Last| {
             let age = last.age(now);
@@ -116,21 +136,28 @@ impl Last {
 /// What was counted between two messages of a shim.
 fn increment(last: &Last, said: &ServiceLoad, now: Instant) -> Option<Increment> {
     let before = &last.said;
-    let anew = said.requests < before.requests || said.busy_micros < before.busy_micros;
-    let (requests, busy_micros, passed) = match anew {
+    let anew =
+        said.requests < before.requests || said.busy_micros < before.busy_micros || said.cpu_micros < before.cpu_micros;
+    let (requests, busy_micros, cpu_micros, passed) = match anew {
         // Another process: it has counted from zero, and that since it was heard of last, or it is not believed.
         true if Duration::from_micros(said.at_micros) > last.age(now) + SILENCE => return None,
-        true => (said.requests, said.busy_micros, last.age(now)),
+        true => (said.requests, said.busy_micros, said.cpu_micros, last.age(now)),
         false => (
             said.requests - before.requests,
             said.busy_micros - before.busy_micros,
+            said.cpu_micros - before.cpu_micros,
             Duration::from_micros(said.at_micros.checked_sub(before.at_micros)?),
         ),
     };
     // Who had nothing in flight spoke as soon as a request had begun: it was idle before that, if nothing is lost of
     // what it said.
     let over = if before.in_flight == 0 && !last.cut { passed.min(CADENCE) } else { passed };
-    (!over.is_zero()).then_some(Increment { requests, busy_micros, over })
+    let cpu_micros = cpu_micros.min(micros(over).saturating_mul(CPUS));
+    (!over.is_zero()).then_some(Increment { requests, busy_micros, cpu_micros, over })
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -139,7 +166,8 @@ mod tests {
 
     fn said(in_flight: u32, requests: u64, busy_millis: u64, at_millis: u64) -> ServiceLoad {
         let service_uid = "s".to_owned();
-        ServiceLoad { service_uid, in_flight, requests, busy_micros: busy_millis * 1000, at_micros: at_millis * 1000 }
+        let (busy_micros, at_micros) = (busy_millis * 1000, at_millis * 1000);
+        ServiceLoad { service_uid, in_flight, requests, busy_micros, at_micros, cpu_micros: 0, pace: None }
     }
 
     fn millis(n: u64) -> Duration {
@@ -177,7 +205,7 @@ mod tests {
         let mut counted = Counted::default();
         counted.count("a", &said(0, 5, 100, 1000), start);
         let got = counted.count("a", &said(4, 9, 900, 61_000), start + millis(60_000));
-        assert_eq!(got, Some(Increment { requests: 4, busy_micros: 800_000, over: CADENCE }));
+        assert_eq!(got, Some(Increment { requests: 4, busy_micros: 800_000, cpu_micros: 0, over: CADENCE }));
         assert_eq!(counted.count("b", &said(1, 9, 900, 61_000), start), None, "shims are not mixed up");
     }
 
@@ -188,7 +216,7 @@ mod tests {
         counted.count("a", &said(1, 1000, 50_000, 7000), start);
         assert_eq!(counted.count("a", &said(1, 4, 100, 7200), start + millis(200)), None);
         let got = counted.count("a", &said(1, 6, 300, 7400), start + millis(400));
-        assert_eq!(got, Some(Increment { requests: 2, busy_micros: 200_000, over: millis(200) }));
+        assert_eq!(got, Some(Increment { requests: 2, busy_micros: 200_000, cpu_micros: 0, over: millis(200) }));
     }
 
     #[test]
@@ -199,9 +227,11 @@ mod tests {
         counted.cut("a");
         counted.cut("nobody");
         let got = counted.count("a", &said(0, 305, 30_100, 31_000), start + millis(30_000));
-        assert_eq!(got, Some(Increment { requests: 300, busy_micros: 30_000_000, over: millis(30_000) }));
+        let lost = Increment { requests: 300, busy_micros: 30_000_000, cpu_micros: 0, over: millis(30_000) };
+        assert_eq!(got, Some(lost));
         let got = counted.count("a", &said(1, 306, 30_150, 61_000), start + millis(60_000));
-        assert_eq!(got, Some(Increment { requests: 1, busy_micros: 50_000, over: CADENCE }), "nothing was lost since");
+        let increment = Increment { requests: 1, busy_micros: 50_000, cpu_micros: 0, over: CADENCE };
+        assert_eq!(got, Some(increment), "nothing was lost since");
     }
 
     #[test]
@@ -239,6 +269,31 @@ mod tests {
         assert_eq!(counted.in_flight(start + millis(1500)), 0);
         assert_eq!(counted.last_active(start + millis(9000)), Some(start + millis(1000)), "they have spoken");
         assert!(!counted.is_dark(millis(60_000), start + millis(9000)), "it is known that they are gone");
+    }
+
+    #[test]
+    fn cpu_is_counted_and_taken_to_go_on_and_more_than_a_node_has_is_not_believed() {
+        let start = Instant::now();
+        let cpu =
+            |in_flight, cpu_millis, at| ServiceLoad { cpu_micros: cpu_millis * 1000, ..said(in_flight, 1, 0, at) };
+        for (next, want) in [
+            (cpu(2, 900, 7200), Some(400)),
+            (cpu(2, 500, 7200), Some(0)),
+            // Another process: its requests may be as many by now.
+            (cpu(2, 40, 90), Some(40)),
+            (cpu(2, u64::MAX / 1000, 7200), Some(1024 * 200)),
+        ] {
+            let mut counted = Counted::default();
+            counted.count("a", &cpu(2, 500, 7000), start);
+            let got = counted.count("a", &next, start + millis(200));
+            assert_eq!(got.map(|i| i.cpu_micros / 1000), want, "{next:?}");
+        }
+        let mut counted = Counted::default();
+        counted.count("a", &cpu(2, 500, 7000), start);
+        counted.count("a", &cpu(2, 900, 7200), start + millis(200));
+        let seconds = |at| counted.cpu_since(millis(10_000), start + millis(at)) / 1e6;
+        assert!((seconds(700) - 1.0).abs() < 1e-9, "two CPUs for 500 ms: {}", seconds(700));
+        assert!((seconds(9000) - 4.0).abs() < 1e-9, "and for two seconds at most: {}", seconds(9000));
     }
 
     #[test]

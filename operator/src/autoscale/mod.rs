@@ -1,11 +1,13 @@
 //! How many replicas a service is to have. In: what the shims count, what the services ask for, the time; out: a number
 //! for each service, and why. No IO: who places them is `reconcile`.
 //!
-//! `load` makes increments of counters, `window` makes means of increments, `decide` makes a `decision` of means.
+//! `load` makes increments of counters, `window` makes means of increments, `decide` makes a `decision` of means and of
+//! the `target`.
 
 mod decide;
 mod decision;
 mod load;
+mod target;
 #[cfg(test)]
 mod traces;
 mod window;
@@ -19,9 +21,11 @@ use std::{
 use podless_crds::{Scaling, WasmServiceSpec};
 use podless_link::v1;
 
+use crate::link::sessions::BUDGETS;
 use decide::{Load, Scaler};
 pub use decision::{Decision, Mode, Why};
 use load::Counted;
+use target::Replica;
 use window::{Windows, stable_window};
 
 /// The load of all services, and what has been decided by it. One for each leader: a new one begins with what is placed.
@@ -38,8 +42,7 @@ struct Service {
     /// Some of its shims cannot tell this leader what they count.
     unheard: bool,
     scaling: Scaling,
-    /// Requests in flight that one replica takes.
-    concurrency: u32,
+    replica: Replica,
     windows: Windows,
     scaler: Scaler,
     decision: Decision,
@@ -53,7 +56,7 @@ impl Autoscale {
         for news in &load.services {
             let Some(service) = services.get_mut(&news.service_uid) else { continue };
             if let Some(increment) = service.counted.count(pod_uid, news, now) {
-                service.windows.add(&increment, now);
+                service.windows.add(&increment.at_most(service.most_in_flight()), now);
             }
         }
     }
@@ -89,15 +92,15 @@ impl Autoscale {
             services.remove(uid);
             return None;
         };
-        let concurrency = spec.revision.concurrency();
+        let replica = Replica::of(spec);
         let service = match services.entry(uid.to_owned()) {
             Entry::Occupied(known) => {
                 let service = known.into_mut();
                 service.hear(unheard, now);
-                service.change(scaling, concurrency, now);
+                service.change(scaling, replica, now);
                 service
             }
-            Entry::Vacant(new) => new.insert(Service::new(scaling, concurrency, placed, unheard, now)),
+            Entry::Vacant(new) => new.insert(Service::new(scaling, replica, placed, unheard, now)),
         };
         Some(service.decision.clone())
     }
@@ -122,12 +125,12 @@ impl Autoscale {
 }
 
 impl Service {
-    fn new(scaling: Scaling, concurrency: u32, placed: u32, unheard: bool, now: Instant) -> Self {
+    fn new(scaling: Scaling, replica: Replica, placed: u32, unheard: bool, now: Instant) -> Self {
         let (windows, counted) = (Windows::new(&scaling, now), Counted::default());
         let mut scaler = Scaler::new(placed, now);
         let load = load(&windows, &scaling, &counted, unheard, now);
-        let decision = scaler.decide(&scaling, concurrency, &load, now);
-        Self { counted, unheard, scaling, concurrency, windows, scaler, decision }
+        let decision = scaler.decide(&scaling, replica, &load, now);
+        Self { counted, unheard, scaling, replica, windows, scaler, decision }
     }
 
     /// Whether some of its shims are not heard. When all are again, the load is known from then on.
@@ -138,16 +141,21 @@ impl Service {
         self.unheard = unheard;
     }
 
+    /// Requests that one shim can have in flight: each takes all that there may ever be.
+    fn most_in_flight(&self) -> u64 {
+        [self.scaling.most(), self.replica.concurrency, BUDGETS].map(u64::from).iter().product()
+    }
+
     /// Other settings: what was measured still counts if it is measured in the same way.
-    fn change(&mut self, scaling: Scaling, concurrency: u32, now: Instant) {
-        if self.scaling == scaling && self.concurrency == concurrency {
+    fn change(&mut self, scaling: Scaling, replica: Replica, now: Instant) {
+        if self.scaling == scaling && self.replica == replica {
             return;
         }
         if !self.windows.suit(&scaling) {
             self.windows = Windows::new(&scaling, now);
             self.scaler.measured_anew(now);
         }
-        (self.scaling, self.concurrency) = (scaling, concurrency);
+        (self.scaling, self.replica) = (scaling, replica);
         self.decision = self.decide(now);
     }
 
@@ -167,7 +175,7 @@ impl Service {
 
     fn decide(&mut self, now: Instant) -> Decision {
         let load = load(&self.windows, &self.scaling, &self.counted, self.unheard, now);
-        self.scaler.decide(&self.scaling, self.concurrency, &load, now)
+        self.scaler.decide(&self.scaling, self.replica, &load, now)
     }
 }
 

@@ -27,6 +27,7 @@ struct Shim {
     waiting: u64,
     requests: u64,
     busy_millis: u64,
+    cpu_micros: u64,
     /// Requests, and those in flight, as they were sent last.
     sent: (u64, u64),
     /// Its link is down.
@@ -48,6 +49,8 @@ struct World {
     shims: [Shim; 2],
     /// Milliseconds that a request takes.
     takes: u64,
+    /// Thousandths of a CPU that it takes meanwhile.
+    burns: u64,
     /// Requests that are due, in thousandths.
     due: u64,
     /// Requests come by chance, with this state of it, or evenly.
@@ -73,6 +76,7 @@ impl World {
             millis: 0,
             shims: Default::default(),
             takes: 100,
+            burns: 0,
             due: 0,
             chance: None,
             unheard: false,
@@ -127,6 +131,7 @@ impl World {
             shim.served.pop_front();
         }
         shim.busy_millis += shim.in_flight() * STEP;
+        shim.cpu_micros += shim.served.len() as u64 * STEP * self.burns;
         while shim.waiting > 0 && (shim.served.len() as u64) < most * CONCURRENCY / 2 {
             shim.waiting -= 1;
             shim.served.push_back(self.millis + self.takes);
@@ -147,6 +152,8 @@ impl World {
             requests: shim.requests,
             busy_micros: shim.busy_millis * 1000,
             at_micros: self.millis * 1000,
+            cpu_micros: shim.cpu_micros,
+            pace: None,
         };
         self.autoscale.loaded(&format!("pod {which}"), &Load { services: vec![news] }, now);
     }
@@ -342,6 +349,33 @@ fn requests_a_second_can_be_what_is_followed() {
     assert_eq!(world.since(settled), [7]);
     world.pass(MINUTE, |_| 0.0);
     assert_eq!(world.desired(), 0);
+}
+
+#[test]
+fn cpu_can_be_what_is_followed() {
+    let metric = ScalingMetric { kind: MetricType::Cpu, utilization: None, value: Some(500) };
+    let mut world = World::new(Scaling { metric, ..Scaling::default() }, 0);
+    world.burns = 100;
+    world.pass(10 * SECOND, |_| in_flight(24.0));
+    assert_eq!(world.desired(), 5, "2400m by 500m: {:?}", world.history);
+    let settled = world.millis;
+    world.pass(5 * MINUTE, |_| in_flight(24.0));
+    assert_eq!(world.since(settled), [5]);
+    world.burns = 0;
+    world.pass(2 * MINUTE, |_| in_flight(24.0));
+    assert_eq!(world.desired(), 1, "as many requests that only wait: {:?}", world.history);
+    world.pass(MINUTE, |_| 0.0);
+    assert_eq!(world.desired(), 0);
+}
+
+#[test]
+fn more_than_can_be_in_flight_is_not_believed() {
+    let mut world = World::new(Scaling { max_replicas: 4, ..Scaling::default() }, 0);
+    world.pass(2 * SECOND, |_| in_flight(10.0));
+    world.shims[0].busy_millis += 1 << 50;
+    world.pass(SECOND, |_| in_flight(10.0));
+    assert_eq!((world.desired(), world.decision.why), (4, Why::Maximum));
+    assert!(world.decision.current <= 4.0 * 4.0 * CONCURRENCY as f64, "{:?}", world.decision);
 }
 
 #[test]

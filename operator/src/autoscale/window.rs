@@ -12,6 +12,8 @@ const BUCKETS: u64 = 30;
 const LEAST: Duration = Duration::from_secs(1);
 /// Over which time it is seen that there is more in flight than there is room for.
 const BURST: Duration = Duration::from_millis(500);
+/// CPU is measured in thousandths of one.
+const CPU_UNIT: u64 = 1000;
 
 /// How much there was on average.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,6 +58,7 @@ impl Windows {
         let amount = match self.metric {
             MetricType::Concurrency => increment.busy_micros,
             MetricType::Rps => increment.requests.saturating_mul(1_000_000),
+            MetricType::Cpu => increment.cpu_micros.saturating_mul(CPU_UNIT),
         };
         self.stable.add(amount, increment.over, now);
         self.panic.add(amount, increment.over, now);
@@ -68,6 +71,7 @@ impl Windows {
             window.mean(now, |within| match self.metric {
                 MetricType::Concurrency => counted.busy_since(within, now),
                 MetricType::Rps => counted.begun_since(within, now),
+                MetricType::Cpu => counted.cpu_since(within, now) * CPU_UNIT as f64,
             })
         };
         Means {
@@ -186,6 +190,8 @@ mod tests {
                 let said = ServiceLoad {
                     service_uid: "s".to_owned(), in_flight, requests: at, busy_micros: at * 1000 * u64::from(in_flight),
                     at_micros: 77 + at * 1000,
+                    cpu_micros: 0,
+                    pace: None,
                 };
                 let now = start + millis(at);
                 if let Some(increment) = counted.count("a", &said, now) {
@@ -227,7 +233,8 @@ mod tests {
         let mut pass = |seconds: u64, in_flight: u64| {
             for _ in 0..seconds * 5 {
                 at += 200;
-                let increment = Increment { requests: 0, busy_micros: in_flight * 200_000, over: millis(200) };
+                let busy_micros = in_flight * 200_000;
+                let increment = Increment { requests: 0, busy_micros, cpu_micros: 0, over: millis(200) };
                 windows.add(&increment, start + millis(at));
             }
             windows.means(&counted, start + millis(at))
@@ -252,7 +259,8 @@ mod tests {
         let scaling = Scaling { metric, ..Scaling::default() };
         let (mut windows, counted) = (Windows::new(&scaling, start), Counted::default());
         for n in 1..=50 {
-            windows.add(&Increment { requests: 8, busy_micros: 1000, over: millis(200) }, start + millis(200 * n));
+            let increment = Increment { requests: 8, busy_micros: 1000, cpu_micros: 0, over: millis(200) };
+            windows.add(&increment, start + millis(200 * n));
         }
         let means = windows.means(&counted, start + millis(10_000));
         assert!(near(means.stable, 40.0) && near(means.panic, 40.0), "{means:?}");
@@ -261,15 +269,35 @@ mod tests {
     }
 
     #[test]
+    fn cpu_is_measured_in_thousandths() {
+        let start = Instant::now();
+        let metric = podless_crds::ScalingMetric { kind: MetricType::Cpu, utilization: None, value: Some(10) };
+        let scaling = Scaling { metric, ..Scaling::default() };
+        let (mut windows, mut counted) = (Windows::new(&scaling, start), Counted::default());
+        for n in 0..=50 {
+            let service_uid = "s".to_owned();
+            let (busy_micros, cpu_micros, at_micros) = (n * 800_000, n * 250_000, n * 200_000);
+            let said =
+                ServiceLoad { service_uid, in_flight: 4, requests: n, busy_micros, at_micros, cpu_micros, pace: None };
+            if let Some(increment) = counted.count("a", &said, start + millis(200 * n)) {
+                windows.add(&increment, start + millis(200 * n));
+            }
+        }
+        let means = windows.means(&counted, start + millis(10_150));
+        assert!(near(means.stable, 1250.0) && near(means.panic, 1250.0) && near(means.burst, 4.0), "{means:?}");
+    }
+
+    #[test]
     fn what_cannot_be_is_very_much_and_no_more() {
         let start = Instant::now();
-        for kind in [MetricType::Concurrency, MetricType::Rps] {
+        for kind in [MetricType::Concurrency, MetricType::Rps, MetricType::Cpu] {
             let metric = podless_crds::ScalingMetric { kind, utilization: None, value: Some(10) };
             let scaling = Scaling { metric, ..Scaling::default() };
             let (mut windows, counted) = (Windows::new(&scaling, start), Counted::default());
             // In one bucket, and in several.
             for at in [200, 200, 4000] {
-                let increment = Increment { requests: u64::MAX, busy_micros: u64::MAX, over: millis(200) };
+                let [requests, busy_micros, cpu_micros] = [u64::MAX; 3];
+                let increment = Increment { requests, busy_micros, cpu_micros, over: millis(200) };
                 windows.add(&increment, start + millis(at));
             }
             let Means { stable, panic, .. } = windows.means(&counted, start + millis(4000));

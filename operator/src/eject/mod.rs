@@ -1,13 +1,22 @@
-//! Nodes that are gone without a word. In: links that are down, what the operator and other shims reach; out: the shims
-//! whose endpoints are taken away before Kubernetes has noticed. `verdict` decides, `reached` says whose word counts, and
-//! both are pure; `probe` and this do IO.
+//! Nodes that are gone without a word, and nodes that are much slower than others. In: links that are down, what the
+//! operator and other shims reach, how quickly shims answer; out: the shims whose endpoints are taken away before
+//! Kubernetes has noticed, or for a while.
+//!
+//! Of the gone `verdict` decides, `reached` says whose word counts, and both are pure; `probe` and this do IO. Of the slow
+//! `pace` makes windows of counts, `outlier` compares them, `term` says for how long, all pure; `slow` does IO.
 //!
 //! Of the six seconds that this may take, the link's keep-alive has three (see `link`), two rounds of looking the rest.
 //! When the leader's own node is lost, its successor ejects nobody before its grace is over; until then what Kubernetes
 //! says of the pods counts.
 
+mod outlier;
+mod pace;
 mod probe;
 mod reached;
+#[cfg(test)]
+mod simulated;
+mod slow;
+mod term;
 mod verdict;
 
 use std::{
@@ -22,7 +31,10 @@ use kube::runtime::reflector::Store;
 use tokio::time::{sleep, timeout};
 
 use crate::{link::Hub, metrics::Metrics, reconcile::plan::PATIENCE, schedule::stable_hash, shims::shim_pods};
+pub use outlier::Measured;
+pub use pace::Pace;
 use reached::Reached;
+pub use term::Slow;
 use verdict::{Member, Round, missed, verdict};
 
 /// The shims' admin port, as the chart sets it.
@@ -53,9 +65,17 @@ pub struct Eject {
 }
 
 impl Eject {
-    /// Watches for as long as this replica leads. Who is there is looked at once, so that it is known who can be reached
-    /// at all. In the grace after a takeover shims are still to connect: that they have not says nothing.
+    /// Watches for as long as this replica leads.
     pub async fn watch(self) -> std::convert::Infallible {
+        tokio::select! {
+            never = self.watch_for_lost() => never,
+            never = slow::watch(&self) => never,
+        }
+    }
+
+    /// Who is there is looked at once, so that it is known who can be reached at all. In the grace after a takeover shims
+    /// are still to connect: that they have not says nothing.
+    async fn watch_for_lost(&self) -> std::convert::Infallible {
         let mut members = self.hub.members();
         let (mut misses, mut reached, mut unreached) = (HashMap::new(), Reached::default(), 0);
         loop {

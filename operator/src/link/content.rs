@@ -34,6 +34,8 @@ pub struct Content {
     pub timeout_millis: u64,
     /// Requests in flight for one replica.
     pub concurrency: u32,
+    /// Whether shims count the CPU time that it takes.
+    pub count_cpu: bool,
 }
 
 impl Content {
@@ -69,6 +71,7 @@ impl Content {
             instance_memory: self.instance_memory,
             timeout_millis: self.timeout_millis,
             parked: false,
+            count_cpu: self.count_cpu,
         }
     }
 }

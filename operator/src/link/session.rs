@@ -94,8 +94,10 @@ async fn receive(hub: &Hub, metrics: &Metrics, key: &SessionKey, mut inbound: St
             Some(v1::from_shim::Body::Report(report)) => hub.sessions().report(key, report),
             Some(v1::from_shim::Body::ProbeResult(result)) => hub.sessions().answered(key, result),
             Some(v1::from_shim::Body::Load(mut load)) => {
+                let now = Instant::now();
                 hub.sessions().believe(key, &mut load);
-                hub.autoscale.loaded(&key.pod_uid, &load, Instant::now());
+                hub.sessions().paced(key, &load, now);
+                hub.autoscale.loaded(&key.pod_uid, &load, now);
             }
             // Said once already, or something that a newer shim has to say.
             Some(v1::from_shim::Body::Hello(_)) | None => {}
@@ -138,6 +140,7 @@ fn encode(hub: &Hub, next: Next) -> v1::ToShim {
         }),
         Next::Synced => v1::to_shim::Body::Synced(v1::Synced {}),
         Next::Probe(probe) => v1::to_shim::Body::Probe(probe),
+        Next::Spread(spread) => v1::to_shim::Body::Spread(spread),
     };
     v1::ToShim { body: Some(body) }
 }

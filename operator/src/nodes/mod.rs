@@ -21,6 +21,7 @@ use kube::{
     api::{ObjectMeta, Patch, PatchParams},
     runtime::{
         WatchStreamExt,
+        events::Recorder,
         reflector::{self, Store},
         watcher,
     },
@@ -31,10 +32,10 @@ use serde_json::json;
 use crate::{
     link::Hub,
     metrics::Metrics,
-    reconcile::{plan::PATIENCE, service_ref},
+    reconcile::{events, plan::PATIENCE, service_ref},
     said,
 };
-use status::{Said, connected, disconnected, is_news};
+use status::{Said, connected, disconnected, is_news, turns};
 
 /// Between two writes of one node's status.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -43,6 +44,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 pub struct Nodes {
     /// The API server.
     pub client: Client,
+    /// Publishes Events.
+    pub recorder: Recorder,
     /// The shims.
     pub hub: Arc<Hub>,
     /// Their pods.
@@ -82,7 +85,8 @@ impl Nodes {
     async fn pass(&self, store: &Store<WasmNode>) {
         let known: HashMap<_, _> = store.state().into_iter().map(|node| (node.name_any(), node)).collect();
         for (name, new) in self.statuses(&known) {
-            if let Err(error) = self.write(&name, known.get(&name).map(AsRef::as_ref), new).await {
+            let old = known.get(&name).map(AsRef::as_ref);
+            if let Err(error) = self.write(&name, old, new).await {
                 tracing::warn!(error = said::api(&error), node = name, "a WasmNode cannot be written for now");
             }
         }
@@ -120,6 +124,7 @@ impl Nodes {
                     report: shim.report.as_ref(),
                     services: &shim.measured,
                     matches: sessions.matches(shim),
+                    slow: sessions.slow(&shim.identity.pod_uid),
                 };
                 let old = status_of(known.get(node));
                 (node.clone(), connected(&old, &said, |uid| names.get(uid).cloned(), &now))
@@ -161,8 +166,11 @@ impl Nodes {
             "metadata": metadata,
             "status": status,
         });
-        api.patch_status(name, &params, &Patch::Apply(&body)).await?;
+        let written = api.patch_status(name, &params, &Patch::Apply(&body)).await?;
         self.metrics.status_written();
+        let told = known.and_then(|node| node.status.as_ref()).zip(written.status.as_ref());
+        let told = told.map(|(old, new)| turns(old, new)).unwrap_or_default();
+        events::publish(&self.recorder, &written.object_ref(&()), told).await;
         Ok(())
     }
 }

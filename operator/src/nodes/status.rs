@@ -9,7 +9,13 @@ use podless_crds::{
 };
 use podless_link::v1::{Hello, Histogram, Phases, Report, ServiceReport};
 
-use crate::reconcile::measured::{bytes_moved, quantiles, quantiles_moved, rounded};
+use crate::{
+    eject::Slow,
+    reconcile::{
+        events::{Notice, notices},
+        measured::{bytes_moved, quantiles, quantiles_moved, rounded},
+    },
+};
 
 /// Services that status names.
 const TOP: usize = 10;
@@ -24,6 +30,8 @@ pub(crate) struct Said<'a> {
     pub(crate) services: &'a HashMap<String, ServiceReport>,
     /// Whether it runs what the operator compiles for.
     pub(crate) matches: bool,
+    /// Why it gets no new connections for a while, if it does not.
+    pub(crate) slow: Option<&'a Slow>,
 }
 
 /// The status of a node whose shim is connected. `name_of` gives namespace and name of a service's uid.
@@ -44,9 +52,12 @@ pub(crate) fn connected(
         new.cold_start = cold_start(said.services);
         new.top = top(said.services, name_of);
     }
-    let (status, reason, message) = match said.matches {
-        true => (Status::True, Reason::ShimConnected, "the shim is connected".to_owned()),
-        false => (
+    let (status, reason, message) = match (said.matches, said.slow) {
+        (true, None) => (Status::True, Reason::ShimConnected, "the shim is connected".to_owned()),
+        (true, Some(slow)) => {
+            (Status::False, Reason::Slow, format!("the shim is {slow}; what is connected is served on"))
+        }
+        (false, _) => (
             Status::False,
             Reason::EngineMismatch,
             format!(
@@ -66,6 +77,12 @@ pub(crate) fn disconnected(old: &WasmNodeStatus, now: &Time) -> WasmNodeStatus {
     let (status, reason) = (Status::False, Reason::ShimDisconnected);
     set_condition(&mut new.conditions, ConditionType::Ready, status, reason, message, None, now);
     new
+}
+
+/// What to tell the user: that a shim has become slow, and that it is so no more. The rest is told by its pod.
+pub(crate) fn turns(old: &WasmNodeStatus, new: &WasmNodeStatus) -> Vec<Notice> {
+    let slow = |status: &WasmNodeStatus| status.conditions.iter().any(|c| c.reason == Reason::Slow.as_str());
+    if slow(old) == slow(new) { vec![] } else { notices(&old.conditions, &new.conditions) }
 }
 
 /// Whether `new` says something that is worth a write. Live instances change with every request, and are not.
@@ -181,6 +198,16 @@ mod tests {
     }
 
     fn status(old: &WasmNodeStatus, resident: u64, services: u32, matches: bool) -> WasmNodeStatus {
+        of_shim(old, resident, services, matches, None)
+    }
+
+    fn of_shim(
+        old: &WasmNodeStatus,
+        resident: u64,
+        services: u32,
+        matches: bool,
+        slow: Option<&Slow>,
+    ) -> WasmNodeStatus {
         let hello = Hello {
             version: "0.1.0".into(),
             fingerprint: "f".into(),
@@ -199,7 +226,7 @@ mod tests {
             ..Default::default()
         };
         let services: HashMap<_, _> = (0..services).map(|i| (i.to_string(), service(i))).collect();
-        let said = Said { hello: &hello, report: Some(&report), services: &services, matches };
+        let said = Said { hello: &hello, report: Some(&report), services: &services, matches, slow };
         connected(old, &said, |uid| Some(("n".into(), uid.into())), &now())
     }
 
@@ -214,6 +241,26 @@ mod tests {
         assert_eq!(status.top.len(), 10);
         assert_eq!((status.top[0].name.as_str(), status.top[0].resident_bytes), ("11", 1_010_000));
         assert_eq!((status.conditions[0].type_.as_str(), status.conditions[0].status.as_str()), ("Ready", "True"));
+    }
+
+    #[test]
+    fn who_is_slow_is_told_of_with_figures_once() {
+        let slow = Slow::example();
+        let of = |old: &WasmNodeStatus, slow| of_shim(old, 100_000_000, 3, true, slow);
+        let fast = of(&WasmNodeStatus::default(), None);
+        let turned = of(&fast, Some(&slow));
+        let ready = &turned.conditions[0];
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "Slow"));
+        assert!(ready.message.contains("11 times slower than 2 others"), "{}", ready.message);
+        assert!(is_news(&turned, &fast));
+        let told = |old: &WasmNodeStatus, new: &WasmNodeStatus| {
+            turns(old, new).into_iter().map(|n| (n.warning, n.reason)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&fast, &turned), [(true, "Slow".to_owned())]);
+        let (still, over, gone) = (of(&turned, Some(&slow)), of(&turned, None), disconnected(&fast, &now()));
+        assert_eq!(told(&turned, &still), []);
+        assert_eq!(told(&turned, &over), [(false, "ShimConnected".to_owned())]);
+        assert_eq!(told(&fast, &gone), [], "its pod tells that");
     }
 
     #[test]

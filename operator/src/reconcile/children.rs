@@ -1,25 +1,22 @@
-//! The two objects that each service owns, and what its slice remembers for the next leader. In: what was planned; out:
-//! the objects to apply. Pure.
+//! What a service owns, and what its first slice remembers for the next leader. In: what was planned; out: the Service
+//! to apply; `slices` makes the others. Pure.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::{
-        core::v1 as core,
-        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
-    },
+    api::{core::v1 as core, discovery::v1::EndpointSlice},
     apimachinery::pkg::{
         apis::meta::v1::{ObjectMeta, OwnerReference},
         util::intstr::IntOrString,
     },
 };
 use kube::{Resource, ResourceExt};
-use podless_crds::{MANAGED_BY, SERVICE_LABEL, WasmService};
+use podless_crds::{SERVICE_LABEL, WasmService};
 use serde::{Deserialize, Serialize};
 
 use crate::{schedule::Cost, wake::ServiceRef};
 
-/// Annotation of the slice with [`Recorded`].
+/// Annotation of the first slice with [`Recorded`].
 pub const PLACEMENTS: &str = "podless.dev/placements";
 /// Port of every Service.
 const HTTP_PORT: i32 = 80;
@@ -34,7 +31,7 @@ pub struct Recorded {
     pub service_generation: i64,
     /// Name of exactly what was assigned: content, port and placements.
     pub fingerprint: String,
-    /// Generation of the first assignment of this content: placements and budgets have changed since.
+    /// Generation of the first assignment of this content: placements, budgets and the engine have changed since.
     #[serde(default)]
     pub since: u64,
     /// Name of the content.
@@ -123,12 +120,13 @@ pub fn recorded_port(slice: &EndpointSlice) -> Option<u16> {
     u16::try_from(slice.ports.as_ref()?.first()?.port?).ok()
 }
 
-/// Name of the slice of a service.
+/// Name of the first slice of a service: the one that remembers.
 pub fn slice_name(service: &str) -> String {
     format!("{service}-podless")
 }
 
-fn metadata(owner: &WasmService, name: String) -> ObjectMeta {
+/// Whose it is, and what it is called.
+pub(super) fn metadata(owner: &WasmService, name: String) -> ObjectMeta {
     let label = (SERVICE_LABEL.to_owned(), owner.name_any());
     ObjectMeta {
         name: Some(name),
@@ -149,77 +147,15 @@ pub fn service_object(owner: &WasmService, port: u16) -> core::Service {
         app_protocol: Some("http".to_owned()),
         ..Default::default()
     };
-    let spec = core::ServiceSpec { type_: Some("ClusterIP".to_owned()), ports: Some(vec![http]), ..Default::default() };
-    core::Service { metadata: metadata(owner, owner.name_any()), spec: Some(spec), ..Default::default() }
-}
-
-/// One endpoint of the slice: a shim.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Target {
-    /// Node of the shim.
-    pub node: String,
-    /// Zone of that node, if it has one.
-    pub zone: Option<String>,
-    /// Uid of its pod.
-    pub pod_uid: String,
-    /// Name of its pod.
-    pub pod_name: String,
-    /// Address of its pod.
-    pub ip: String,
-    /// It answers for the service.
-    pub serving: bool,
-    /// Its pod is being deleted: kube-proxy falls back on it only when nothing else is ready.
-    pub terminating: bool,
-    /// New connections may go to it.
-    pub ready: bool,
-}
-
-/// The slice. The API server wants endpoints of one address family.
-pub fn slice_object(
-    owner: &WasmService,
-    port: u16,
-    family: &str,
-    namespace: &str,
-    targets: &[Target],
-    record: Option<&Recorded>,
-) -> EndpointSlice {
-    let endpoint = |target: &Target| Endpoint {
-        addresses: vec![target.ip.clone()],
-        conditions: Some(EndpointConditions {
-            ready: Some(target.ready),
-            serving: Some(target.serving),
-            terminating: Some(target.terminating),
-        }),
-        node_name: Some(target.node.clone()),
-        zone: target.zone.clone(),
-        target_ref: Some(core::ObjectReference {
-            kind: Some("Pod".to_owned()),
-            name: Some(target.pod_name.clone()),
-            namespace: Some(namespace.to_owned()),
-            uid: Some(target.pod_uid.clone()),
-            ..Default::default()
-        }),
+    let spec = core::ServiceSpec {
+        type_: Some("ClusterIP".to_owned()),
+        ports: Some(vec![http]),
+        // Of two families, where the cluster has two.
+        ip_family_policy: Some("PreferDualStack".to_owned()),
+        traffic_distribution: owner.spec.traffic_distribution.map(|distribution| distribution.as_str().to_owned()),
         ..Default::default()
     };
-    let mut metadata = metadata(owner, slice_name(&owner.name_any()));
-    metadata.labels.get_or_insert_default().extend([
-        ("kubernetes.io/service-name".to_owned(), owner.name_any()),
-        ("endpointslice.kubernetes.io/managed-by".to_owned(), MANAGED_BY.to_owned()),
-    ]);
-    let record = record.and_then(|record| serde_json::to_string(record).ok());
-    metadata.annotations = record.map(|record| BTreeMap::from([(PLACEMENTS.to_owned(), record)]));
-    let http = EndpointPort {
-        name: Some("http".to_owned()),
-        port: Some(i32::from(port)),
-        protocol: Some("TCP".to_owned()),
-        app_protocol: Some("http".to_owned()),
-    };
-    EndpointSlice {
-        address_type: family.to_owned(),
-        endpoints: targets.iter().map(endpoint).collect(),
-        metadata,
-        ports: Some(vec![http]),
-    }
+    core::Service { metadata: metadata(owner, owner.name_any()), spec: Some(spec), ..Default::default() }
 }
 
 #[cfg(test)]
@@ -265,12 +201,5 @@ mod tests {
         };
         let load = Cost { slots: 200, cpu_millis: 100, memory: 0 };
         assert_eq!(record.loads(), BTreeMap::from([("node-1".to_owned(), load)]));
-        let spec = serde_json::json!({"image": "r/a:1"});
-        let owner = WasmService::new("s", serde_json::from_value(spec).expect("a spec"));
-        let slice = slice_object(&owner, 20_001, "IPv4", "podless", &[], Some(&record));
-        assert_eq!(recorded(&slice), Some(record));
-        assert_eq!(recorded_port(&slice), Some(20_001));
-        let without = slice_object(&owner, 20_001, "IPv4", "podless", &[], None);
-        assert_eq!(recorded(&without), None);
     }
 }

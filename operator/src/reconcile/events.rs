@@ -1,14 +1,11 @@
-//! Events on a service: one when something turns, none while it stays. In: the conditions before and after; out: what
-//! to publish. Pure, but for `publish`.
+//! Events on services and nodes: one when something turns, none while it stays. In: the conditions before and after;
+//! out: what to publish. Pure, but for `publish`.
 
 use std::cmp::Ordering;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{
-    Resource,
-    runtime::events::{Event, EventType, Recorder},
-};
-use podless_crds::{ConditionType, Reason, WasmService, WasmServiceStatus};
+use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::runtime::events::{Event, EventType, Recorder};
+use podless_crds::{ConditionType, Reason, WasmServiceStatus};
 
 use crate::said;
 
@@ -69,18 +66,20 @@ pub fn scaled(old: Option<&WasmServiceStatus>, new: &WasmServiceStatus) -> Optio
         _ => return None,
     };
     let message = format!("from {from} to {to} replicas: {why}");
-    Some(Notice { warning: false, reason: reason.as_str().to_owned(), message, about: "Scale".to_owned() })
+    // What is done alike is one Event, with the first one's note: each way is told by itself.
+    let about = format!("From{from}To{to}");
+    Some(Notice { warning: false, reason: reason.as_str().to_owned(), message, about })
 }
 
 /// Publishes; an Event that is lost is only logged.
-pub async fn publish(recorder: &Recorder, service: &WasmService, notices: Vec<Notice>) {
+pub async fn publish(recorder: &Recorder, object: &ObjectReference, notices: Vec<Notice>) {
     for Notice { warning, reason, mut message, about } in notices {
         if message.len() > NOTE {
             message.truncate((0..=NOTE).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0));
         }
         let type_ = if warning { EventType::Warning } else { EventType::Normal };
         let event = Event { type_, reason, note: Some(message), action: about, secondary: None };
-        if let Err(error) = recorder.publish(&event, &service.object_ref(&())).await {
+        if let Err(error) = recorder.publish(&event, object).await {
             tracing::warn!(error = said::api(&error), "an Event could not be published");
         }
     }
@@ -127,6 +126,7 @@ mod tests {
         let told = |from, to, scales| scaled(Some(&status(from, scales)), &status(to, scales));
         let notice = told(0, 5, true).expect("news");
         assert_eq!((&*notice.reason, &*notice.message), ("ScaledUp", "from 0 to 5 replicas: 300 requests"));
+        assert_ne!(notice.about, told(5, 9, true).expect("news").about, "it has an Event of its own");
         assert_eq!(told(5, 2, true).expect("news").reason, "ScaledDown");
         assert_eq!(told(5, 5, true), None);
         assert_eq!(told(5, 0, true), None, "Ready tells");

@@ -14,6 +14,7 @@ pub mod measured;
 pub mod observe;
 pub mod plan;
 pub mod quantity;
+pub mod slices;
 pub mod status_of;
 pub mod views;
 
@@ -40,6 +41,7 @@ use crate::{
     link::Hub,
     metrics::Metrics,
     nodes::facts::NodeStore,
+    rebalance::NextMove,
     said,
     wake::ServiceRef,
 };
@@ -75,6 +77,8 @@ pub struct Context {
     pub nodes: NodeStore,
     /// What each service has been given.
     pub ledger: Arc<Mutex<Ledger>>,
+    /// The service that is to move next, to even out what nodes are given.
+    pub next_move: Arc<NextMove>,
     /// What is the same for all services.
     pub settings: Settings,
     /// When this replica became the leader.
@@ -152,8 +156,16 @@ async fn one(service: Arc<WasmService>, context: &Context) -> Result<(Action, &'
         return Ok((Action::await_change(), "deleting"));
     }
     context.hub.sessions().retry_failed(&id.uid, Instant::now(), RELOAD);
-    let observed = observe::observe(service, &id, context).await?;
-    let (applied, failed) = match planned(&observed, context) {
+    let mut observed = observe::observe(service, &id, context).await?;
+    let planned = loop {
+        let planned = planned(&observed, context);
+        let unseen = planned.as_ref().map(|plan| plan.slices.unseen(&observed.slices)).unwrap_or_default();
+        if unseen.is_empty() {
+            break planned;
+        }
+        observed.slices.extend(observe::look_for(unseen, &id, context).await?);
+    };
+    let (applied, failed) = match planned {
         Ok(plan) => match apply::apply(plan, &observed, context).await {
             Ok(applied) => (Ok(applied), false),
             Err(error) if namespace_ends(&error) => return Ok((Action::await_change(), "deleting")),
@@ -246,7 +258,7 @@ async fn write_status(service: &WasmService, status: WasmServiceStatus, context:
     let old = service.status.as_ref();
     let turned = events::notices(old.map(|s| s.conditions.as_slice()).unwrap_or_default(), &status.conditions);
     let notices = events::scaled(old, &status).into_iter().chain(turned).collect();
-    events::publish(&context.recorder, service, notices).await;
+    events::publish(&context.recorder, &service.object_ref(&()), notices).await;
     Ok(())
 }
 

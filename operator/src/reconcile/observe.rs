@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::{core::v1 as core, discovery::v1::EndpointSlice};
 use kube::Api;
 use podless_crds::WasmService;
@@ -16,15 +17,20 @@ use super::{
     env::{self, Env, EnvError},
     measured::{Measured, measure},
     plan::PATIENCE,
+    slices::Slices,
     views::{ShimView, views},
 };
 use crate::{
     build::{BuildState, Wanted},
     link::content::{Assigned, Content},
     nodes::facts::AllNodes,
+    schedule::Move,
     shims::shim_pods,
     wake::ServiceRef,
 };
+
+/// Slices that are looked for at once.
+const AT_ONCE: usize = 8;
 
 /// Everything that a plan depends on.
 #[derive(Clone, Debug)]
@@ -35,9 +41,9 @@ pub struct Observed {
     pub id: ServiceRef,
     /// The Service of its name.
     pub child: Child<core::Service>,
-    /// The slice of its name.
-    pub slice: Child<EndpointSlice>,
-    /// What that remembers, if it is ours.
+    /// Its slices: the first one, and those that it may have beside it.
+    pub slices: Slices,
+    /// What the first one remembers, if it is ours.
     pub record: Option<Recorded>,
     /// What has become of its artifact.
     pub build: BuildState,
@@ -57,6 +63,8 @@ pub struct Observed {
     pub measured: Measured,
     /// How many replicas there should be.
     pub demand: Demand,
+    /// It is to leave one node for another, because its node is given far more.
+    pub rebalance: Option<Move>,
     /// How much longer shims may take to connect to a new leader.
     pub patience: Duration,
     /// Which shims were in view; see `Sessions::settle`.
@@ -66,10 +74,10 @@ pub struct Observed {
 /// Looks at one service.
 pub async fn observe(service: Arc<WasmService>, id: &ServiceRef, context: &Context) -> Result<Observed, kube::Error> {
     let children = Api::<core::Service>::namespaced(context.client.clone(), &id.namespace);
-    let slices = Api::<EndpointSlice>::namespaced(context.client.clone(), &id.namespace);
-    let slice = slice_name(&id.name);
+    let mut names = context.ledger().slices.of(&id.uid);
+    names.insert(slice_name(&id.name));
     let sources = env::read(&context.client, &id.namespace, env::sources(&service));
-    let (child, slice, found) = tokio::try_join!(children.get_opt(&id.name), slices.get_opt(&slice), sources)?;
+    let (child, slices, found) = tokio::try_join!(children.get_opt(&id.name), look_for(names, id, context), sources)?;
 
     let build = context.builds.ask(wanted(&service, id));
     let port = context.ledger().ports.port_of(&id.uid);
@@ -77,9 +85,8 @@ pub async fn observe(service: Arc<WasmService>, id: &ServiceRef, context: &Conte
     let sessions = context.hub.sessions();
     let assigned = sessions.assigned(&id.uid);
     // A new leader goes on from what is placed.
-    let slice = Child::of(slice, id);
     let shims = views(&sessions, &pods, &id.uid, context.leading_since, Instant::now());
-    let record = slice.ours().and_then(recorded);
+    let record = slices.get(&slice_name(&id.name)).and_then(Child::ours).and_then(recorded);
     let nodes = record.as_ref().map(|record| &record.nodes);
     let placed = nodes.into_iter().flatten().fold(0u32, |sum, (_, node)| sum.saturating_add(node.replicas));
     // Of what this leader has not assigned yet it believes nobody a word.
@@ -90,7 +97,7 @@ pub async fn observe(service: Arc<WasmService>, id: &ServiceRef, context: &Conte
     let refreshed = |a: &Arc<Assigned>| context.hub.signing.refresh(&a.content).unwrap_or_else(|_| a.content.clone());
     Ok(Observed {
         child: Child::of(child, id),
-        slice,
+        slices,
         record,
         build,
         kept: assigned.as_ref().map(refreshed),
@@ -100,12 +107,30 @@ pub async fn observe(service: Arc<WasmService>, id: &ServiceRef, context: &Conte
         nodes: context.nodes.all(),
         env: env::resolve(&service.spec.revision.env, &found),
         demand: Demand::of(&service.spec, decided),
+        rebalance: context.next_move.take(&id.uid),
         measured: sessions.reports_of(&id.uid).map(|reports| measure(&reports)).unwrap_or_default(),
         patience: PATIENCE.saturating_sub(context.leading_since.elapsed()),
         epoch: sessions.epoch(),
         id: id.clone(),
         service,
     })
+}
+
+/// Looks for slices of a service by their names.
+pub async fn look_for(
+    names: impl IntoIterator<Item = String>,
+    id: &ServiceRef,
+    context: &Context,
+) -> Result<Slices, kube::Error> {
+    let api = Api::<EndpointSlice>::namespaced(context.client.clone(), &id.namespace);
+    let found = stream::iter(names).map(async |name| {
+        let found = Child::of(api.get_opt(&name).await?, id);
+        if let Child::Missing = found {
+            context.ledger().slices.remove(&id.uid, &name);
+        }
+        Ok((name, found))
+    });
+    found.buffer_unordered(AT_ONCE).try_collect().await
 }
 
 /// A node may serve, and none of its shims tells this leader how much.

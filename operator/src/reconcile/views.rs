@@ -20,8 +20,8 @@ pub struct ShimView {
     pub pod_name: String,
     /// Its node.
     pub node: String,
-    /// Address of its pod.
-    pub ip: String,
+    /// Addresses of its pod, one for each family.
+    pub ips: Vec<String>,
     /// Its pod is Ready, as the API server says.
     pub pod_ready: bool,
     /// Its pod is being deleted.
@@ -34,6 +34,8 @@ pub struct ShimView {
     pub silent: Duration,
     /// Nobody reaches it: its node is believed to be lost.
     pub ejected: bool,
+    /// It answers much more slowly than others, and gets no new connections for a while.
+    pub slow: bool,
     /// Generation of this service's assignment that it serves.
     pub serves: Option<u64>,
     /// It could not load this.
@@ -59,11 +61,12 @@ pub fn views(
             pod_uid: pod.uid.clone(),
             pod_name: pod.name.clone(),
             node: pod.node.clone(),
-            ip: pod.ip.clone(),
+            ips: pod.ips.clone(),
             pod_ready: pod.ready,
             terminating: pod.terminating,
             silent: now.duration_since(leading_since),
             ejected: sessions.is_ejected(&pod.uid),
+            slow: sessions.slow(&pod.uid).is_some(),
             memory: pod.memory,
             ..ShimView::default()
         };
@@ -79,12 +82,12 @@ pub fn views(
             pod_uid: uid.clone(),
             pod_name: identity.pod_name.clone(),
             node: identity.node.clone(),
-            ip: identity.ip.clone(),
+            ips: vec![identity.ip.clone()],
             ..ShimView::default()
         });
-        if shim.connected {
-            // As it was when it connected: the watch may still show the address that it had before its node went down.
-            view.ip = identity.ip.clone();
+        if shim.connected && !view.ips.contains(&identity.ip) {
+            // As it was when it connected: the watch still shows what it had before its node went down.
+            view.ips = vec![identity.ip.clone()];
         }
         view.connected = shim.connected;
         view.matches = sessions.matches(shim);

@@ -16,7 +16,7 @@ pub fn activation_set(ask: &Ask<'_>, nodes: &BTreeMap<String, Node<'_>>, size: u
         .filter_map(|(name, node)| {
             // It takes nothing of the node until it is asked: who else has taken how much does not matter.
             let free = Node { used: Cost::default(), ..node.clone() };
-            let rank = (fit(ask, &free, 1).ok()?.avoid, stable_hash(&[ask.service, name]));
+            let rank = (fit(ask, name, &free, 1).ok()?.avoid, stable_hash(&[ask.service, name]));
             Some((name, (node.facts.labels.get(ZONE), rank)))
         })
         .collect();
@@ -47,10 +47,15 @@ mod tests {
             cpu_millis: None,
         };
         let facts: BTreeMap<_, _> = zones.iter().map(|(name, zone)| (name, facts(zone))).collect();
-        let node = |facts| Node { facts, memory: None, slots: None, used: Cost::default(), silent: false };
-        let nodes = facts.iter().map(|(name, facts)| ((*name).clone(), node(facts))).collect();
-        let ask =
-            Ask { service, replicas: 1, node_selector: &BTreeMap::new(), tolerations: &[], each: Cost::default() };
+        let nodes = facts.iter().map(|(name, facts)| ((*name).clone(), Node::new(facts))).collect();
+        let ask = Ask {
+            service,
+            replicas: 1,
+            node_selector: &BTreeMap::new(),
+            affinity: None,
+            tolerations: &[],
+            each: Cost::default(),
+        };
         activation_set(&ask, &nodes, size).replicas.into_keys().collect()
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use podless_crds::{TaintEffect, Toleration, TolerationOperator};
 
-use super::{Ask, Node};
+use super::{Ask, Node, affinity};
 use crate::nodes::facts::{Taint, UNSCHEDULABLE};
 
 /// Why a node takes no replica, or no more of them. The order is that of the sentence.
@@ -15,6 +15,8 @@ pub enum Misfit {
     NoShim,
     /// It lacks a label.
     Selector,
+    /// It is none of those that are required.
+    Affinity,
     /// It was cordoned.
     Unschedulable,
     /// It has this taint: key and value.
@@ -36,6 +38,7 @@ impl fmt::Display for Misfit {
         match self {
             Self::NoShim => f.write_str("had no shim that is connected and runs this operator's engine"),
             Self::Selector => f.write_str("didn't match nodeSelector"),
+            Self::Affinity => f.write_str("didn't match node affinity/selector"),
             Self::Unschedulable => f.write_str("unschedulable"),
             Self::Taint(key, value) => write!(f, "had an untolerated taint {{{key}: {value}}}"),
             Self::Cpu => f.write_str("had insufficient cpu"),
@@ -58,11 +61,14 @@ pub(super) struct Fit {
     pub(super) avoid: bool,
 }
 
-/// How many replicas of a service a node takes, which has `current` of them.
-pub(super) fn fit(ask: &Ask<'_>, node: &Node<'_>, current: u32) -> Result<Fit, Misfit> {
+/// How many replicas of a service the node of this name takes, which has `current` of them.
+pub(super) fn fit(ask: &Ask<'_>, name: &str, node: &Node<'_>, current: u32) -> Result<Fit, Misfit> {
     let labels = &node.facts.labels;
-    if !ask.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value)) {
+    if !node.unseen && !ask.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value)) {
         return Err(Misfit::Selector);
+    }
+    if !node.unseen && ask.affinity.is_some_and(|required| !affinity::matches(required, name, labels)) {
+        return Err(Misfit::Affinity);
     }
     let untolerated = || node.facts.taints.iter().filter(|taint| !ask.tolerations.iter().any(|t| tolerates(t, taint)));
     let soft = TaintEffect::PreferNoSchedule.as_str();
@@ -116,6 +122,7 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 mod tests {
     use super::*;
     use crate::{nodes::facts::NodeFacts, schedule::Cost};
+    use serde_json::json;
     use std::collections::BTreeMap;
 
     fn taint(key: &str, value: &str, effect: &str) -> Taint {
@@ -163,11 +170,12 @@ mod tests {
         let selector = BTreeMap::from([("disk".to_owned(), "slow".to_owned())]);
         let none = BTreeMap::new();
         let used = Cost { slots: 9000, cpu_millis: 500, memory: 600 };
-        let node = |facts| Node { facts, memory: Some(1000), slots: Some(250), used, silent: false };
+        let node = |facts| Node { memory: Some(1000), slots: Some(250), used, ..Node::new(facts) };
         let ask = |selector, slots, cpu_millis, memory| Ask {
             service: "s",
             replicas: 1,
             node_selector: selector,
+            affinity: None,
             tolerations: &[],
             each: Cost { slots, cpu_millis, memory },
         };
@@ -185,12 +193,23 @@ mod tests {
             (&cordoned, ask(&none, 1, 0, 0), Err(Misfit::Unschedulable)),
             (&soft, ask(&none, 100, 0, 0), Ok(Fit { replicas: 2, bound: Some(Misfit::Slots), avoid: true })),
         ] {
-            assert_eq!(fit(&ask, &node(facts), 0), want, "{facts:?}");
+            assert_eq!(fit(&ask, "n", &node(facts), 0), want, "{facts:?}");
         }
         let silent = Node { slots: None, silent: true, ..node(&facts) };
-        assert_eq!(fit(&ask(&none, 100, 0, 0), &silent, 3), ok(3, Misfit::Silent), "it keeps what it has");
-        assert_eq!(fit(&ask(&none, 100, 0, 0), &silent, 0), Err(Misfit::Silent));
+        assert_eq!(fit(&ask(&none, 100, 0, 0), "n", &silent, 3), ok(3, Misfit::Silent), "it keeps what it has");
+        assert_eq!(fit(&ask(&none, 100, 0, 0), "n", &silent, 0), Err(Misfit::Silent));
         let unknown = Node { slots: None, memory: None, ..node(&facts) };
-        assert_eq!(fit(&ask(&none, 100, 0, 9999), &unknown, 0).map(|fit| fit.replicas), Ok(u32::MAX));
+        assert_eq!(fit(&ask(&none, 100, 0, 9999), "n", &unknown, 0).map(|fit| fit.replicas), Ok(u32::MAX));
+
+        let elsewhere = json!({"nodeSelectorTerms": [
+            {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["n"]}]},
+        ]});
+        let elsewhere = serde_json::from_value(elsewhere).expect("terms");
+        let away = Ask { affinity: Some(&elsewhere), ..ask(&none, 1, 500, 0) };
+        assert_eq!(fit(&away, "n", &node(&facts), 1), Err(Misfit::Affinity));
+        assert_eq!(fit(&away, "m", &node(&facts), 0), ok(3, Misfit::Cpu));
+        let unseen = Node { unseen: true, ..node(&facts) };
+        assert_eq!(fit(&away, "n", &unseen, 1), ok(3, Misfit::Cpu), "nobody knows what it is like");
+        assert_eq!(fit(&ask(&selector, 1, 500, 0), "n", &unseen, 1), ok(3, Misfit::Cpu));
     }
 }

@@ -68,6 +68,16 @@ impl Loads {
         self.by_service.insert(service.to_owned(), places);
     }
 
+    /// What all services take, by node.
+    pub fn all(&self) -> &BTreeMap<String, Cost> {
+        &self.by_node
+    }
+
+    /// What a service takes, by node.
+    pub fn of(&self, service: &str) -> Option<&BTreeMap<String, Cost>> {
+        self.by_service.get(service)
+    }
+
     /// What all services but this one take, by node.
     pub fn without(&self, service: &str) -> BTreeMap<String, Cost> {
         let mut loads = self.by_node.clone();

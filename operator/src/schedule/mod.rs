@@ -2,22 +2,27 @@
 //! been given there, what is placed now; out: what should be placed, and why not all. Pure: the same input gives the
 //! same answer.
 //!
-//! `fit` says how much room each node has, `spread` uses it evenly and with the least movement, `activation` says where
-//! nothing waits for its first request, `loads` remembers what was given. A replica moves only when the spread, the service's own constraints or a node that changed demand it.
+//! `fit` says how much room each node has, by `affinity` among others, `spread` uses it evenly and with the least
+//! movement, `activation` says where nothing waits for its first request, `loads` remembers what was given. A replica
+//! moves only when the spread, the service's own constraints or a node that changed demand it; or, one at a time, when
+//! `rebalance` finds that nodes are given far more than others.
 
 mod activation;
+mod affinity;
 mod fit;
 mod loads;
+mod rebalance;
 mod spread;
 
 use std::collections::BTreeMap;
 
-use podless_crds::Toleration;
+use podless_crds::{NodeSelector, Toleration};
 use sha2::{Digest, Sha256};
 
 pub use activation::activation_set;
 pub use fit::Misfit;
 pub use loads::{Cost, Loads};
+pub use rebalance::{Move, Placed, rebalance};
 use spread::{Room, spread};
 
 use crate::nodes::facts::NodeFacts;
@@ -31,6 +36,8 @@ pub struct Ask<'a> {
     pub replicas: u32,
     /// Labels that its nodes must have.
     pub node_selector: &'a BTreeMap<String, String>,
+    /// What its nodes must match beside that.
+    pub affinity: Option<&'a NodeSelector>,
     /// Taints that it tolerates.
     pub tolerations: &'a [Toleration],
     /// What one replica takes.
@@ -50,6 +57,15 @@ pub struct Node<'a> {
     pub used: Cost,
     /// Its shim has not told this leader anything yet: it keeps what it has and gets no more.
     pub silent: bool,
+    /// The watch does not show it, and it has the service already: what the service requires of it is not asked.
+    pub unseen: bool,
+}
+
+impl<'a> Node<'a> {
+    /// A node that has been given nothing, and of which no bound is known.
+    pub fn new(facts: &'a NodeFacts) -> Self {
+        Self { facts, memory: None, slots: None, used: Cost::default(), silent: false, unseen: false }
+    }
 }
 
 /// What should be placed.
@@ -64,7 +80,7 @@ pub struct Placement {
 /// Places a service on nodes, starting from `current` (node → replicas).
 pub fn place(ask: &Ask<'_>, nodes: &BTreeMap<String, Node<'_>>, current: &BTreeMap<String, u32>) -> Placement {
     let has = |name: &str| current.get(name).copied().unwrap_or(0);
-    let fits: BTreeMap<_, _> = nodes.iter().map(|(name, node)| (name, fit::fit(ask, node, has(name)))).collect();
+    let fits: BTreeMap<_, _> = nodes.iter().map(|(name, node)| (name, fit::fit(ask, name, node, has(name)))).collect();
     let rooms: BTreeMap<String, Room> = fits
         .iter()
         .filter_map(|(name, fit)| {
@@ -151,11 +167,11 @@ mod tests {
                 let others = loads.without(&service);
                 let nodes: BTreeMap<_, _> = facts.iter().map(|(name, facts)| {
                     let used = others.get(name).copied().unwrap_or_default();
-                    (name.clone(), Node { facts, memory: None, slots: Some(1000), used, silent: false })
+                    (name.clone(), Node { slots: Some(1000), used, ..Node::new(facts) })
                 }).collect();
                 let selector: BTreeMap<_, _> = wish.zone.iter().map(|zone| ("zone".to_owned(), zone.to_string())).collect();
                 let each = Cost { slots: wish.slots, cpu_millis: wish.cpu, memory: 0 };
-                let ask = Ask { service: &service, replicas: wish.replicas, node_selector: &selector, tolerations: &[], each };
+                let ask = Ask { service: &service, replicas: wish.replicas, node_selector: &selector, affinity: None, tolerations: &[], each };
                 let current = placed.get(&service).map(|(places, _)| places.clone()).unwrap_or_default();
                 let placement = place(&ask, &nodes, &current);
                 prop_assert_eq!(&placement, &place(&ask, &nodes, &current), "same input, same output");
@@ -181,16 +197,21 @@ mod tests {
     #[test]
     fn why_not_is_said_as_kubectl_does() {
         let (fast, tainted, full) = (facts(0, false, 1000), facts(1, true, 1000), facts(1, false, 100));
-        let node = |facts| Node { facts, memory: None, slots: None, used: Cost::default(), silent: false };
         let nodes = BTreeMap::from([
-            ("a".to_owned(), node(&fast)),
-            ("b".to_owned(), node(&tainted)),
-            ("c".to_owned(), node(&full)),
+            ("a".to_owned(), Node::new(&fast)),
+            ("b".to_owned(), Node::new(&tainted)),
+            ("c".to_owned(), Node::new(&full)),
         ]);
         let selector = BTreeMap::from([("zone".to_owned(), "1".to_owned())]);
         let each = |cpu_millis| Cost { slots: 1, cpu_millis, memory: 0 };
-        let ask =
-            |replicas, cpu| Ask { service: "s", replicas, node_selector: &selector, tolerations: &[], each: each(cpu) };
+        let ask = |replicas, cpu| Ask {
+            service: "s",
+            replicas,
+            node_selector: &selector,
+            affinity: None,
+            tolerations: &[],
+            each: each(cpu),
+        };
         let placement = place(&ask(1, 200), &nodes, &BTreeMap::new());
         assert!(placement.replicas.is_empty());
         assert_eq!(

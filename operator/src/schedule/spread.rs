@@ -8,7 +8,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use super::stable_hash;
 
-/// Endpoints that one EndpointSlice may hold: the API server's own limit, and so the most nodes of a service.
+/// Most nodes of a service: its first slice remembers each of them, in an annotation that has room for so many.
 const MAX_NODES: usize = 1000;
 
 /// A node that can take replicas of the service.

@@ -10,5 +10,6 @@ mod operator;
 mod place;
 mod replaced;
 mod scale;
+mod slices;
 mod states;
 mod strangers;

@@ -1,6 +1,7 @@
 //! An operator that is this process, with shims and artifacts that are only said to be. IO.
 
 use std::{
+    net::Ipv4Addr,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -31,8 +32,10 @@ use podless_operator::{
         Context,
         children::{recorded, recorded_port, slice_name},
         plan::{Settings, salt},
+        slices::Family,
     },
     run::{Parts, reconcile_all},
+    schedule::stable_hash,
     shims, sources, tombstone,
 };
 use serde_json::{Value, json};
@@ -86,6 +89,7 @@ pub(crate) struct Operator {
 /// A shim that says that it has loaded whatever it is told.
 pub(crate) struct Shim {
     told: Arc<Mutex<Vec<String>>>,
+    spread: Arc<Mutex<Vec<(u32, u32)>>>,
 }
 
 impl Operator {
@@ -102,7 +106,7 @@ impl Operator {
             namespace: namespace.to_owned(),
             cluster_domain: "cluster.local".into(),
             activation_nodes: 2,
-            address_type: "IPv4",
+            family: Family::V4,
             salt: salt(&key()),
         };
         let reporter = Reporter { controller: "podless-operator".into(), instance: Some("test".into()) };
@@ -133,7 +137,7 @@ impl Operator {
             pod_uid: format!("{}-{pod}", self.namespace),
             pod_name: format!("podless-shim-{pod}"),
             node: node.to_owned(),
-            ip: format!("10.99.0.{}", node.bytes().last().unwrap_or(1)),
+            ip: Ipv4Addr::from_bits(0x0a00_0000 | stable_hash(&[pod]) as u32 & 0x00ff_ffff).to_string(),
         };
         let known =
             known.iter().map(|(uid, generation)| v1::Known { service_uid: (*uid).to_owned(), generation: *generation });
@@ -142,10 +146,10 @@ impl Operator {
         let hub = self.context.hub.clone();
         let (key, notify) = hub.sessions().open(identity, hello, hub.service_uids(), Instant::now());
         hub.membership_changed();
-        let told = Arc::new(Mutex::new(vec![]));
+        let (told, spread) = (Arc::new(Mutex::new(vec![])), Arc::new(Mutex::new(vec![])));
         // What an earlier test has left is none of this one's.
         let mine = self.namespace.clone();
-        let shim = Shim { told: told.clone() };
+        let shim = Shim { told: told.clone(), spread: spread.clone() };
         self.tasks.spawn(async move {
             loop {
                 loop {
@@ -167,6 +171,11 @@ impl Operator {
                         }
                         Next::Synced => ("synced".to_owned(), None),
                         Next::Probe(probe) => (format!("probe {}", probe.address), None),
+                        // When it comes depends on who loads first.
+                        Next::Spread(hint) => {
+                            spread.lock().expect("no panic").push((hint.before, hint.after));
+                            continue;
+                        }
                     };
                     if ours {
                         told.lock().expect("no panic").push(said);
@@ -295,4 +304,9 @@ async fn make_namespace(kube: &Client, name: &str) -> Result<()> {
 
 pub(crate) fn told(shim: &Shim) -> Vec<String> {
     shim.told.lock().expect("no panic").clone()
+}
+
+/// From how many shims to how many its connections were to be spread.
+pub(crate) fn spread(shim: &Shim) -> Vec<(u32, u32)> {
+    shim.spread.lock().expect("no panic").clone()
 }

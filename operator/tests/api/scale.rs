@@ -8,7 +8,7 @@ use podless_crds::{
 };
 use serde_json::json;
 
-use crate::operator::{Operator, told};
+use crate::operator::{Operator, spread, told};
 
 #[tokio::test]
 async fn services_are_scaled_stopped_and_started_as_kubectl_does() -> Result<()> {
@@ -34,9 +34,18 @@ async fn services_are_scaled_stopped_and_started_as_kubectl_does() -> Result<()>
             .await
     };
     shows(1).await?;
+    assert!(shims.iter().all(|shim| spread(shim).is_empty()), "the first shim has no connections to share");
     scaled_to(4).await?;
     operator.serving("hello").await?;
     shows(4).await?;
+    operator
+        .until("who had the connections is asked to share them", async || {
+            let mut spread: Vec<_> = shims.iter().map(spread).collect();
+            spread.sort();
+            ensure!(spread == [vec![], vec![(1, 2)]], "{spread:?}");
+            Ok(())
+        })
+        .await?;
 
     scaled_to(0).await?;
     operator.says("hello", Ready, "True Stopped").await?;

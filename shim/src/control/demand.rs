@@ -20,7 +20,8 @@ impl Demand {
         Self { told: Reading::default(), asked: now }
     }
 
-    /// Looks at the requests: what there is to tell. Nothing when nothing was in flight since it was told last.
+    /// Looks at the requests: what there is to tell. Nothing when nothing was in flight since it was told last, and no
+    /// instance was at work.
     pub(super) fn look(&mut self, requests: &InFlight, now: Instant) -> Option<Reading> {
         let reading = requests.read(self.told.busy, now);
         if reading.in_flight == 0 && reading == self.told {
@@ -37,13 +38,15 @@ impl Demand {
 }
 
 /// A reading as the operator is told it; `at` is the time since the shim's process started.
-pub(super) fn load(service_uid: &str, reading: Reading, at: Duration) -> v1::ServiceLoad {
+pub(super) fn load(service_uid: &str, reading: Reading, pace: v1::Pace, at: Duration) -> v1::ServiceLoad {
     v1::ServiceLoad {
         service_uid: service_uid.to_owned(),
         in_flight: reading.in_flight,
         requests: reading.begun,
         busy_micros: reading.busy,
         at_micros: u64::try_from(at.as_micros()).unwrap_or(u64::MAX),
+        cpu_micros: reading.cpu,
+        pace: Some(pace),
     }
 }
 
@@ -60,16 +63,24 @@ mod tests {
         requests.begin(at(150));
         for now in [200, 400] {
             let busy = (now - 150) * 1000;
-            assert_eq!(demand.look(&requests, at(now)), Some(Reading { in_flight: 1, begun: 1, busy }), "at {now}");
+            assert_eq!(
+                demand.look(&requests, at(now)),
+                Some(Reading { in_flight: 1, begun: 1, busy, cpu: 0 }),
+                "at {now}"
+            );
         }
         requests.end(at(450));
-        let ended = Reading { in_flight: 0, begun: 1, busy: 300_000 };
+        let ended = Reading { in_flight: 0, begun: 1, busy: 300_000, cpu: 0 };
         assert_eq!(demand.look(&requests, at(600)), Some(ended), "the end is told");
         assert_eq!(demand.look(&requests, at(800)), None);
         assert_eq!(demand.idle(at(900)), Duration::from_millis(300), "since the look that saw the end");
         requests.begin(at(900));
         requests.end(at(950));
-        let between = Reading { in_flight: 0, begun: 2, busy: 350_000 };
+        let between = Reading { in_flight: 0, begun: 2, busy: 350_000, cpu: 0 };
         assert_eq!(demand.look(&requests, at(1000)), Some(between), "what began and ended between two looks");
+        requests.took(Duration::from_millis(3));
+        let after = Reading { cpu: 3000, ..between };
+        assert_eq!(demand.look(&requests, at(1200)), Some(after), "what an instance did after its answer");
+        assert_eq!(demand.look(&requests, at(1400)), None);
     }
 }

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use podless_host::{log::ServiceLog, outbound::ServiceGate};
 use podless_link::v1::{self, ack::Outcome, from_shim};
 use tokio::time;
 
@@ -20,13 +21,10 @@ use super::{
     prepare::{PrepareError, Prepared, prepare},
     verify::Order,
 };
-use crate::{
-    host::{log::ServiceLog, outbound::ServiceGate},
-    serve::{
-        budget::Budget,
-        service::{Handler, Service},
-        stats::Stats,
-    },
+use crate::serve::{
+    budget::Budget,
+    service::{Handler, Service},
+    stats::Stats,
 };
 
 /// Pause before what may pass by itself is tried again; doubled each time, up to a minute.
@@ -88,8 +86,12 @@ impl Control {
             }
             Done::Withdrawn(uid, generation) => {
                 self.lingering.remove(&uid);
+                self.withdrawn.remove(&uid);
                 self.unused = true;
-                self.ack(uid, generation, Outcome::Withdrawn(v1::Withdrawn {}));
+                // It may have come back meanwhile: then it is not gone.
+                if !self.wanted.contains_key(&uid) {
+                    self.ack(uid, generation, Outcome::Withdrawn(v1::Withdrawn {}));
+                }
             }
             Done::Probed(result) => self.say(from_shim::Body::ProbeResult(result)),
             Done::Measured(resident, took) => {

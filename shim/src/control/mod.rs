@@ -31,6 +31,7 @@ use std::{
 };
 
 use podless_engine::fingerprint;
+use podless_host::{Linkers, log::Lines, outbound::ServiceGate};
 use podless_link::v1;
 use tokio::{
     runtime::Handle,
@@ -55,7 +56,6 @@ use self::{
     wake::Wake,
 };
 use crate::{
-    host::{Linkers, log::Lines, outbound::ServiceGate},
     serve::{
         Node,
         budget::Budget,
@@ -160,7 +160,8 @@ struct Control {
     unkept: BTreeSet<String>,
     wanted: BTreeMap<String, Arc<Order>>,
     entries: BTreeMap<String, Entry>,
-    /// Last generation of what was withdrawn, and how long it lingers: an older assignment does not bring it back.
+    /// Last generation of what was withdrawn, and how long it lingers: until it is gone an older assignment does not bring
+    /// it back. After that it may, as when the API server was restored with records of then.
     withdrawn: HashMap<String, (u64, Duration)>,
     /// What was withdrawn and lingers: a request may still wake it.
     lingering: HashMap<String, Arc<Order>>,

@@ -73,6 +73,13 @@ impl Ports {
         Ok(())
     }
 
+    /// More shims than before get connections of this port.
+    pub(crate) fn spread(&self, number: u16, before: u32, after: u32) {
+        if let Some(port) = self.open.get(&number) {
+            port.listener.spread(before, after);
+        }
+    }
+
     /// The owner leaves: the port answers on until it is closed or handed on.
     pub(crate) fn linger(&mut self, number: u16) -> Option<Tenure> {
         let port = self.open.get_mut(&number)?;

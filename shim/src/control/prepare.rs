@@ -8,6 +8,10 @@ use std::{
 };
 
 use podless_artifact::seal::HttpWorld;
+use podless_host::{
+    Granted, Linkers, Surroundings,
+    outbound::{NodeGate, Outbound, ServiceGate},
+};
 use tokio::{runtime::Handle, time::timeout};
 use wasmtime::{Engine, PoolConcurrencyLimitError, error::Context as _};
 use wasmtime_wasi_http::{handler::ProxyPre, p2, p3};
@@ -19,13 +23,7 @@ use super::{
     store::{Store, StoreError, Verified},
     verify::Order,
 };
-use crate::{
-    host::{
-        Granted, Linkers, Surroundings,
-        outbound::{NodeGate, Outbound, ServiceGate},
-    },
-    serve::instance::{Mould, StartTimeout},
-};
+use crate::serve::instance::{Mould, StartTimeout};
 
 /// Longest time that a component may take to start when it is tried.
 const START: Duration = Duration::from_secs(10);
@@ -208,6 +206,7 @@ fn link(
         component,
         surroundings: Surroundings { env: order.env.clone(), memory: order.memory, log, outbound },
         timeout: order.timeout,
+        count_cpu: order.count_cpu,
     });
     Ok(Linked { mould, code, fetch, load, link })
 }

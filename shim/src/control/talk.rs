@@ -1,5 +1,5 @@
-//! What passes between the control loop and the operator: assignments and withdrawals in, acknowledgements and reports
-//! out. No IO of its own: the link's channels.
+//! What passes between the control loop and the operator: assignments, withdrawals and hints in, acknowledgements and
+//! reports out. No IO of its own: the link's channels.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -47,6 +47,7 @@ impl Control {
             LinkEvent::Said(to_shim::Body::Withdraw(withdraw)) => self.on_withdraw(withdraw),
             LinkEvent::Said(to_shim::Body::Synced(_)) => self.synced = true,
             LinkEvent::Said(to_shim::Body::Probe(asked)) => self.on_probe(asked),
+            LinkEvent::Said(to_shim::Body::Spread(spread)) => self.on_spread(&spread),
         }
     }
 
@@ -103,9 +104,18 @@ impl Control {
             return;
         }
         self.wanted.remove(&uid);
-        self.withdrawn.insert(uid.clone(), (generation, Duration::from_millis(linger_millis)));
-        if !self.entries.contains_key(&uid) {
+        if self.entries.contains_key(&uid) {
+            self.withdrawn.insert(uid, (generation, Duration::from_millis(linger_millis)));
+        } else {
             self.ack(uid, generation, Outcome::Withdrawn(v1::Withdrawn {}));
+        }
+    }
+
+    /// A hint: of what this shim does not serve there is nothing to spread.
+    fn on_spread(&self, spread: &v1::Spread) {
+        let serving = self.entries.get(&spread.service_uid).and_then(|entry| entry.serving.as_ref());
+        if let Some(serving) = serving {
+            self.ports.spread(serving.order.port, spread.before, spread.after);
         }
     }
 
@@ -131,7 +141,7 @@ impl Control {
         let at = now.saturating_duration_since(self.started);
         let news = self.entries.iter_mut().filter_map(|(uid, entry)| {
             let reading = entry.demand.look(&entry.stats.in_flight, now)?;
-            Some(demand::load(uid, reading, at))
+            Some(demand::load(uid, reading, entry.stats.pace.read(), at))
         });
         let services: Vec<_> = news.collect();
         if !services.is_empty() {

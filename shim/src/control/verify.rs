@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use podless_artifact::seal::{Seal, SealError, Sealed, TrustedKeys};
 use podless_engine::{MAX_INSTANCE_MEMORY, TARGET};
+use podless_host::outbound::Grant;
 use podless_link::{ASSIGNMENT_CONTEXT, SERVICE_PORTS, v1};
 use prost::Message as _;
 
-use crate::{host::outbound::Grant, serve::service::Identity};
+use crate::serve::service::Identity;
 
 /// Largest machine code that is fetched: what the largest component that the operator takes compiles to, and more.
 const MAX_CODE: u64 = 1 << 30;
@@ -25,6 +26,8 @@ pub(crate) struct Order {
     pub(crate) budget: usize,
     /// Nothing of it is to be resident until a request comes.
     pub(crate) parked: bool,
+    /// The CPU time that its instances take is counted.
+    pub(crate) count_cpu: bool,
     /// The artifact to serve.
     pub(crate) seal: Seal,
     /// The component's environment. Its values may be secrets: never logged.
@@ -121,6 +124,7 @@ pub(crate) fn verify(received: v1::Assign, keys: &TrustedKeys, fingerprint: &str
         port,
         budget: assignment.budget as usize,
         parked: assignment.parked,
+        count_cpu: assignment.count_cpu,
         seal,
         env: assignment.env.into_iter().map(|variable| (variable.name, variable.value)).collect(),
         logging: grants.logging,

@@ -3,6 +3,10 @@
 //!
 //! A wake has all that it takes with it: whatever becomes of the service meanwhile, those who wait for it are answered.
 
+use podless_host::{
+    log::{Message, Stream},
+    outbound::ServiceGate,
+};
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
@@ -14,17 +18,11 @@ use super::{
     prepare::{Linked, PrepareError, linked},
     verify::Order,
 };
-use crate::{
-    host::{
-        log::{Message, Stream},
-        outbound::ServiceGate,
-    },
-    serve::{
-        instance::Instances,
-        parked::Parked,
-        service::{Handler, Resident},
-        stats::Stats,
-    },
+use crate::serve::{
+    instance::Instances,
+    parked::Parked,
+    service::{Handler, Resident},
+    stats::Stats,
 };
 
 /// Pause before what could not be loaded is tried again, by the next request.
@@ -94,7 +92,7 @@ impl Control {
         fetch.inspect(|time| stats.fetch.record(*time));
         load.inspect(|time| stats.load.record(*time));
         stats.link.record(link);
-        (Resident::new(Instances { mould, stats, live: self.config.node.live.clone() }), code)
+        (Arc::new(Instances { mould, stats, live: self.config.node.live.clone() }), code)
     }
 
     /// Parks again what was woken and has had no request for long; what could not be loaded may be asked for again.

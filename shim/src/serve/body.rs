@@ -7,7 +7,7 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -68,13 +68,29 @@ pub(crate) struct Active {
     service: Option<Arc<Stats>>,
     /// When the request's first byte came in.
     pub(crate) since: Instant,
+    /// Its answer has not begun.
+    waiting: bool,
 }
 
 impl Active {
     /// A request whose head is there now; the service counts it as in flight.
     pub(crate) fn begin(clock: Arc<ConnectionClock>, service: Option<Arc<Stats>>, now: Instant) -> Self {
-        service.iter().for_each(|service| service.in_flight.begin(now));
-        Self { since: clock.begin(now), clock, service }
+        if let Some(service) = &service {
+            service.in_flight.begin(now);
+            service.pace.begin();
+        }
+        Self { since: clock.begin(now), clock, service, waiting: true }
+    }
+
+    /// The component has answered: the head is there.
+    pub(crate) fn answered(&mut self) {
+        self.waits_no_more(Some(self.since.elapsed()));
+    }
+
+    fn waits_no_more(&mut self, answered: Option<Duration>) {
+        if std::mem::take(&mut self.waiting) {
+            self.service.iter().for_each(|service| service.pace.end(answered));
+        }
     }
 
     /// The head of the answer is about to be written: the next byte out ends the time of its cold start.
@@ -89,6 +105,7 @@ impl Drop for Active {
     fn drop(&mut self) {
         let now = Instant::now();
         self.clock.end(now);
+        self.waits_no_more(None);
         self.service.iter().for_each(|service| service.in_flight.end(now));
     }
 }

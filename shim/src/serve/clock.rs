@@ -1,5 +1,6 @@
 //! When bytes came and went on one connection: what a client sees of a cold start, and which connections to end.
-//! In: reads, writes, requests; out: durations and a verdict. Pure but for the clock's type.
+//! In: reads, writes, requests, what was drawn at random for it; out: durations and a verdict. Pure but for the clock's
+//! type.
 
 use std::{
     sync::{
@@ -12,7 +13,7 @@ use std::{
 
 use futures::task::AtomicWaker;
 
-use super::stats::Stats;
+use super::{spread::fraction, stats::Stats};
 
 /// A request's head must be there this long after its first byte.
 pub(crate) const HEAD: Duration = Duration::from_secs(20);
@@ -20,6 +21,12 @@ pub(crate) const HEAD: Duration = Duration::from_secs(20);
 pub(crate) const IDLE: Duration = Duration::from_secs(90);
 /// A client that takes no byte of its answer for this long is gone.
 pub(crate) const STALL: Duration = Duration::from_secs(30);
+/// A connection that is older is asked to come again, however busy it is: what was not spread, because who should have
+/// said so was away, evens out in this time. It costs a client one handshake in ten minutes. Proxies and load balancers
+/// call it the longest life of a connection; theirs are between minutes and an hour.
+const AGE: Duration = Duration::from_secs(600);
+/// Ages differ by this share of it up and down: a herd that came at once does not come again at once.
+const JITTER: f64 = 0.1;
 
 /// An HTTP/1 client that has closed its side may want its answer, or may have left: it has this long to be answered.
 /// One that left by a reset is gone at once.
@@ -28,6 +35,10 @@ const HALF_CLOSED: Duration = Duration::from_secs(5);
 /// The times of one connection, in microseconds since it was accepted, plus one; zero is "not".
 pub(crate) struct ConnectionClock {
     accepted: Instant,
+    /// From this age on it is to come again.
+    age: Duration,
+    /// It has been asked to, before that.
+    asked: AtomicBool,
     /// First byte of the request that is being received.
     receiving: AtomicU64,
     /// The last request ended.
@@ -50,6 +61,8 @@ pub(crate) struct ConnectionClock {
 pub(crate) enum Verdict {
     /// It is in order.
     Keep,
+    /// It is to come again when that loses nothing: HTTP/1 with its next answer, HTTP/2 now.
+    Renew,
     /// It has nothing to do: end it politely.
     Close,
     /// It takes part in nothing: drop it.
@@ -57,10 +70,12 @@ pub(crate) enum Verdict {
 }
 
 impl ConnectionClock {
-    /// A connection that was accepted now.
-    pub(crate) fn new(now: Instant) -> Self {
+    /// A connection that was accepted now, and its draw.
+    pub(crate) fn new(now: Instant, draw: u64) -> Self {
         Self {
             accepted: now,
+            age: AGE.mul_f64(1.0 - JITTER + 2.0 * JITTER * fraction(draw)),
+            asked: AtomicBool::new(false),
             receiving: AtomicU64::new(0),
             idle: AtomicU64::new(1),
             stalled: AtomicU64::new(0),
@@ -159,14 +174,25 @@ impl ConnectionClock {
         self.ended.register(waker);
     }
 
+    /// It is to come again.
+    pub(crate) fn ask_to_renew(&self) {
+        self.asked.store(true, Relaxed);
+    }
+
+    /// Whether it is to come again: it was asked to, or is old.
+    pub(crate) fn renews(&self, now: Instant) -> bool {
+        self.asked.load(Relaxed) || now.saturating_duration_since(self.accepted) >= self.age
+    }
+
     /// What to do with the connection.
     pub(crate) fn verdict(&self, now: Instant) -> Verdict {
         let past = |then: &AtomicU64, limit| self.since(then.load(Relaxed), now).is_some_and(|time| time > limit);
         if past(&self.stalled, STALL) {
             return Verdict::Abort;
         }
+        let kept = if self.renews(now) { Verdict::Renew } else { Verdict::Keep };
         if self.active.load(Relaxed) > 0 {
-            return Verdict::Keep;
+            return kept;
         }
         // Between requests an HTTP/2 connection carries pings: bytes there are no sign of a request.
         if !self.speaks_http2() && past(&self.receiving, HEAD) {
@@ -177,7 +203,7 @@ impl ConnectionClock {
         } else if past(&self.idle, IDLE) {
             Verdict::Close
         } else {
-            Verdict::Keep
+            kept
         }
     }
 }
@@ -195,7 +221,7 @@ mod tests {
     #[test]
     fn the_first_byte_is_what_the_client_sees() {
         let t = Instant::now();
-        let (clock, stats) = (ConnectionClock::new(t), Arc::new(Stats::default()));
+        let (clock, stats) = (ConnectionClock::new(t, 0), Arc::new(Stats::default()));
         for round in [1, 20] {
             let start = t + seconds(round);
             clock.read(start);
@@ -218,7 +244,7 @@ mod tests {
     #[test]
     fn verdicts() {
         let t = Instant::now();
-        let clock = ConnectionClock::new(t);
+        let clock = ConnectionClock::new(t, 0);
         assert_eq!(clock.verdict(t + seconds(80)), Verdict::Keep);
         assert_eq!(clock.verdict(t + seconds(91)), Verdict::Close);
         assert_eq!(clock.verdict(t + seconds(181)), Verdict::Abort);
@@ -229,7 +255,7 @@ mod tests {
         assert_eq!(clock.verdict(t + seconds(31)), Verdict::Keep);
         clock.speaks(false);
         clock.begin(t + seconds(11));
-        assert_eq!(clock.verdict(t + seconds(3600)), Verdict::Keep, "the request has its own deadline");
+        assert_eq!(clock.verdict(t + seconds(500)), Verdict::Keep, "the request has its own deadline");
         clock.write_blocked(t + seconds(20));
         assert_eq!(clock.verdict(t + seconds(51)), Verdict::Abort, "a client that takes nothing");
         clock.wrote(t + seconds(21));
@@ -238,9 +264,30 @@ mod tests {
     }
 
     #[test]
+    fn who_is_old_or_asked_comes_again_and_who_is_idle_ends() {
+        let t = Instant::now();
+        for (draw, age) in [(0, 540), (u64::MAX / 2, 600), (u64::MAX, 660)] {
+            let clock = ConnectionClock::new(t, draw);
+            clock.begin(t + seconds(age - 20));
+            assert_eq!(clock.verdict(t + seconds(age - 1)), Verdict::Keep);
+            assert_eq!(clock.verdict(t + seconds(age + 1)), Verdict::Renew, "while it is answered too");
+            clock.end(t + seconds(age + 2));
+            assert_eq!(clock.verdict(t + seconds(age + 3)), Verdict::Renew);
+            assert_eq!(clock.verdict(t + seconds(age + 100)), Verdict::Close);
+        }
+        let clock = ConnectionClock::new(t, 0);
+        assert!(!clock.renews(t + seconds(1)));
+        clock.ask_to_renew();
+        assert!(clock.renews(t + seconds(1)));
+        assert_eq!(clock.verdict(t + seconds(1)), Verdict::Renew);
+        clock.read(t + seconds(2));
+        assert_eq!(clock.verdict(t + seconds(30)), Verdict::Abort, "a head that does not come");
+    }
+
+    #[test]
     fn who_has_closed_its_side_has_a_while_to_be_answered() {
         let t = Instant::now();
-        let clock = ConnectionClock::new(t);
+        let clock = ConnectionClock::new(t, 0);
         assert_eq!(clock.patience(t, t), None, "it has asked nothing");
         clock.begin(t);
         assert_eq!(clock.patience(t, t), Some(seconds(5)));

@@ -1,4 +1,5 @@
-//! One connection: bytes in, requests to their service, until it ends, idles for too long or is asked to close.
+//! One connection: bytes in, requests to their service, until it ends, idles for too long or is asked to close, or to
+//! come again.
 
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Instant};
 
@@ -51,22 +52,30 @@ pub(crate) fn protocol() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Serves one connection of a service's port until it ends. `closing` is cancelled when the port closes.
-pub(crate) async fn serve(stream: TcpStream, route: Arc<Route>, node: Arc<Node>, closing: CancellationToken) {
+/// Serves one connection of a service's port until it ends: a random number is drawn for it. `closing` is cancelled when
+/// the port closes.
+pub(crate) async fn serve(
+    stream: TcpStream,
+    draw: u64,
+    route: Arc<Route>,
+    node: Arc<Node>,
+    closing: CancellationToken,
+) {
     // Small answers must not wait for the client's acknowledgement of the last ones.
     let _ = stream.set_nodelay(true);
-    let clock = Arc::new(ConnectionClock::new(Instant::now()));
+    let clock = Arc::new(ConnectionClock::new(Instant::now(), draw));
     let io = TokioIo::new(TimedStream::new(stream, clock.clone()));
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let is_http2 = request.version() == Version::HTTP_2;
         clock.speaks(is_http2);
-        let (service, node) = (route.load(), node.clone());
+        let (service, node, timed) = (route.load(), node.clone(), clock.clone());
         // Here, not where the answer begins: before that is polled, a client may be seen to have closed its side.
         let active =
             Active::begin(clock.clone(), service.as_ref().map(|service| service.stats.clone()), Instant::now());
         async move {
             let mut response = request::answer(service, &node.instances, active, request).await;
-            if !is_http2 && *node.phase.borrow() != Phase::Serving {
+            let ends = || *node.phase.borrow() != Phase::Serving || timed.renews(Instant::now());
+            if !is_http2 && ends() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
@@ -75,6 +84,8 @@ pub(crate) async fn serve(stream: TcpStream, route: Arc<Route>, node: Arc<Node>,
     let mut connection = pin!(node.protocol.serve_connection(io, service));
     let mut phase = node.phase.subscribe();
     let mut looks = time::interval_at(time::Instant::now() + LOOK, LOOK);
+    let mut spread = route.spread.subscribe();
+    let mut turn = None;
     let mut asked = false;
     loop {
         tokio::select! {
@@ -84,12 +95,27 @@ pub(crate) async fn serve(stream: TcpStream, route: Arc<Route>, node: Arc<Node>,
                 asked = true;
                 connection.as_mut().graceful_shutdown();
             }
+            // Who has a turn keeps it.
+            Ok(()) = spread.changed() => turn = turn.or(spread.borrow().and_then(|spread| spread.turn(draw))),
+            () = until(turn), if turn.is_some() => {
+                turn = None;
+                clock.ask_to_renew();
+                looks.reset_immediately();
+            }
             _ = looks.tick() => match clock.verdict(Instant::now()) {
                 Verdict::Keep => {}
-                Verdict::Close => connection.as_mut().graceful_shutdown(),
+                Verdict::Renew if !clock.speaks_http2() => {}
+                Verdict::Renew | Verdict::Close => connection.as_mut().graceful_shutdown(),
                 Verdict::Abort => return,
             },
         }
+    }
+}
+
+async fn until(turn: Option<Instant>) {
+    match turn {
+        Some(turn) => time::sleep_until(turn.into()).await,
+        None => std::future::pending().await,
     }
 }
 

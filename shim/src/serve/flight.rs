@@ -2,20 +2,19 @@
 //! instance that makes it. The permits come back when both are done.
 
 use std::{
-    pin::Pin,
+    future::poll_fn,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::Poll,
 };
 
 use futures::task::AtomicWaker;
 use tokio::{
     sync::SetOnce,
-    time::{Instant, Sleep, sleep_until},
+    time::{Instant, timeout_at},
 };
-use wasmtime_wasi_http::handler::{WorkerExpiration, WorkerStatus};
 
 use super::budget::Permit;
 
@@ -80,6 +79,18 @@ impl Flight {
         self.ended.wait().await.clone()
     }
 
+    /// Waits until it must be done, or nobody waits any more: the instance's side, which ends it then.
+    pub(crate) async fn over(&self) {
+        let given_up = poll_fn(|context| {
+            self.waker.register(context.waker());
+            if self.is_given_up() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        if timeout_at(self.deadline, given_up).await.is_err() {
+            self.given_up.store(true, Relaxed);
+            self.cut.store(true, Relaxed);
+        }
+    }
+
     fn give_up(&self) {
         self.given_up.store(true, Relaxed);
         self.waker.wake();
@@ -106,36 +117,5 @@ impl Drop for Waiting {
         if !self.0.is_answered() {
             self.0.give_up();
         }
-    }
-}
-
-/// The instance's side: ends it at the deadline or when nobody waits. `ProxyHandler` asks it outside the guest's event
-/// loop, so a guest that never comes back from a loop is ended too, at its next epoch tick.
-pub(crate) struct Expiration {
-    flight: Arc<OnceLock<Arc<Flight>>>,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Expiration {
-    /// Expires when the request does that the cell is going to hold.
-    pub(crate) fn new(flight: Arc<OnceLock<Arc<Flight>>>) -> Self {
-        Self { flight, timer: None }
-    }
-}
-
-impl WorkerExpiration for Expiration {
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>, _: WorkerStatus, _: std::time::Instant) -> Poll<()> {
-        let Some(flight) = self.flight.get().cloned() else { return Poll::Pending };
-        flight.waker.register(context.waker());
-        if flight.is_given_up() {
-            return Poll::Ready(());
-        }
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(flight.deadline)));
-        if timer.as_mut().poll(context).is_ready() {
-            flight.given_up.store(true, Relaxed);
-            flight.cut.store(true, Relaxed);
-            return Poll::Ready(());
-        }
-        Poll::Pending
     }
 }

@@ -1,10 +1,10 @@
-//! Requests in flight of one service, and for how long requests have been in flight, each counted on its own: what
-//! scaling is decided by. Beginnings and ends in, readings out; one atomic addition each, no lock. Pure but for the
-//! clock's type.
+//! Requests in flight of one service, for how long requests have been in flight, each counted on its own, and the CPU
+//! time that they take: what scaling is decided by. Beginnings and ends in, readings out; one atomic addition each, no
+//! lock. Pure but for the clock's type.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Low bits of the word, which hold the number of requests: more than all connections of a port have streams.
@@ -20,6 +20,8 @@ pub(crate) struct InFlight {
     /// word at its top, which is what begins anew; the number has none.
     word: AtomicU64,
     begun: AtomicU64,
+    /// Nanoseconds of CPU.
+    cpu: AtomicU64,
 }
 
 /// One look at a service's requests.
@@ -31,11 +33,13 @@ pub(crate) struct Reading {
     pub(crate) begun: u64,
     /// Microseconds that requests have been in flight.
     pub(crate) busy: u64,
+    /// Microseconds of CPU that their instances have taken, while that is counted.
+    pub(crate) cpu: u64,
 }
 
 impl Default for InFlight {
     fn default() -> Self {
-        Self { origin: Instant::now(), word: AtomicU64::new(0), begun: AtomicU64::new(0) }
+        Self { origin: Instant::now(), word: AtomicU64::new(0), begun: AtomicU64::new(0), cpu: AtomicU64::new(0) }
     }
 }
 
@@ -51,6 +55,16 @@ impl InFlight {
         self.word.fetch_add((self.micros(now) << NUMBER).wrapping_sub(1), Relaxed);
     }
 
+    /// An instance has taken this much CPU time.
+    pub(crate) fn took(&self, time: Duration) {
+        self.cpu.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// CPU time that instances have taken, while that is counted.
+    pub(crate) fn cpu(&self) -> Duration {
+        Duration::from_nanos(self.cpu.load(Relaxed))
+    }
+
     /// How many there are.
     pub(crate) fn now(&self) -> u32 {
         number(self.word.load(Relaxed))
@@ -64,7 +78,8 @@ impl InFlight {
         let busy = (word >> NUMBER).wrapping_add(u64::from(in_flight).wrapping_mul(self.micros(now)));
         let ahead = busy.wrapping_sub(before) & TIME;
         let ahead = if ahead > TIME / 2 { 0 } else { ahead };
-        Reading { in_flight, begun: self.begun.load(Relaxed), busy: before + ahead }
+        let cpu = self.cpu.load(Relaxed) / 1000;
+        Reading { in_flight, begun: self.begun.load(Relaxed), busy: before + ahead, cpu }
     }
 
     fn micros(&self, now: Instant) -> u64 {
@@ -78,8 +93,6 @@ fn number(word: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -90,11 +103,11 @@ mod tests {
         let at = |millis| requests.origin + Duration::from_millis(millis);
         requests.begin(at(10));
         requests.begin(at(20));
-        assert_eq!(requests.read(0, at(50)), Reading { in_flight: 2, begun: 2, busy: 70_000 });
+        assert_eq!(requests.read(0, at(50)), Reading { in_flight: 2, begun: 2, busy: 70_000, cpu: 0 });
         requests.end(at(60));
-        assert_eq!(requests.read(70_000, at(100)), Reading { in_flight: 1, begun: 2, busy: 130_000 });
+        assert_eq!(requests.read(70_000, at(100)), Reading { in_flight: 1, begun: 2, busy: 130_000, cpu: 0 });
         requests.end(at(100));
-        assert_eq!(requests.read(130_000, at(9_000)), Reading { in_flight: 0, begun: 2, busy: 130_000 });
+        assert_eq!(requests.read(130_000, at(9_000)), Reading { in_flight: 0, begun: 2, busy: 130_000, cpu: 0 });
     }
 
     #[test]
@@ -141,7 +154,7 @@ mod tests {
                 }
                 busy += length.min(look - begin);
             }
-            prop_assert_eq!(requests.read(0, at(look)), Reading { in_flight, begun, busy });
+            prop_assert_eq!(requests.read(0, at(look)), Reading { in_flight, begun, busy, cpu: 0 });
             prop_assert_eq!(requests.now(), in_flight);
         }
     }

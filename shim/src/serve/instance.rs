@@ -1,25 +1,32 @@
-//! A fresh instance for each request: the linked component in, a store with a live instance out, dropped after its one
-//! request. `ProxyHandler` drives it for WASI 0.2 and 0.3 alike.
+//! A fresh instance for each request: the linked component and a request in, the answer out of a live instance that is
+//! dropped after its one request. `Prepared` calls it for WASI 0.2 and 0.3 alike.
 
 use std::{
-    pin::Pin,
-    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
+    future::{pending, poll_fn},
+    pin::pin,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
+use futures::{
+    channel::oneshot,
+    future::{Either, select},
+};
+use http::{Request, Response};
 use tokio::time::timeout;
-use wasmtime::{Engine, Store, StoreContextMut, component::GuestTaskId, error::Context as _};
+use wasmtime::{AsContextMut as _, Engine, Store, component::Accessor, error::Context as _, format_err};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::{
-    WasiHttpView,
-    handler::{HandlerState, Instance, Proxy, ProxyPre, ShouldAccept, WorkerState},
+    WasiBody, WasiHttpView,
+    handler::{Prepared, Proxy, ProxyPre, TrapOrPanicError},
 };
 
 use super::{
-    flight::{Expiration, Flight},
+    cpu::counted,
+    flight::Flight,
     stats::{Level, Stats},
 };
-use crate::host::{
+use podless_host::{
     self, Guest, Surroundings,
     log::{Message, ServiceLog, Stream},
 };
@@ -34,7 +41,12 @@ pub(crate) struct Mould {
     pub(crate) surroundings: Surroundings,
     /// How long making an instance may take: a component's start function is guest code too.
     pub(crate) timeout: Duration,
+    /// The CPU time that they take is counted.
+    pub(crate) count_cpu: bool,
 }
+
+/// Where the answer goes.
+type Answer = oneshot::Sender<wasmtime::Result<Response<WasiBody>>>;
 
 /// Making the instance took longer than it may.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +56,7 @@ pub(crate) struct StartTimeout;
 impl Mould {
     /// Makes an instance; no request has reached it.
     pub(crate) async fn make(&self) -> wasmtime::Result<(Store<Guest>, Proxy)> {
-        let mut store = host::store(&self.engine, &self.surroundings);
+        let mut store = podless_host::store(&self.engine, &self.surroundings);
         let proxy =
             timeout(self.timeout, self.component.instantiate_async(&mut store)).await.context(StartTimeout)??;
         Ok((store, proxy))
@@ -61,71 +73,94 @@ pub(crate) struct Instances {
     pub(crate) live: Arc<Level>,
 }
 
-impl HandlerState for Instances {
-    type StoreData = Guest;
-    type WorkerExpiration = Expiration;
-    type WorkerState = Worker;
+/// There is no instance that could answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the instance could not be made: {0:#}")]
+pub(crate) struct NotMade(pub(crate) wasmtime::Error);
 
-    async fn instantiate(&self) -> wasmtime::Result<Instance<Guest, Expiration, Worker>> {
+impl Instances {
+    /// Has a fresh instance answer. It is at work for itself: dropping this ends only the wait.
+    pub(crate) async fn handle(
+        self: &Arc<Self>,
+        flight: Arc<Flight>,
+        request: Request<WasiBody>,
+    ) -> wasmtime::Result<Response<WasiBody>> {
+        let (answer, answered) = oneshot::channel();
+        let work = self.clone().work(flight, request, answer);
+        if self.mould.count_cpu {
+            let stats = self.stats.clone();
+            tokio::spawn(counted(work, move |time| stats.in_flight.took(time)));
+        } else {
+            tokio::spawn(work);
+        }
+        answered.await.unwrap_or_else(|_| Err(TrapOrPanicError.into()))
+    }
+
+    /// Makes an instance and drives it until it has nothing more to do, its time is over, or nobody waits for it.
+    async fn work(self: Arc<Self>, flight: Arc<Flight>, request: Request<WasiBody>, answer: Answer) {
+        let live = Live::new(&self.stats, &self.live);
+        let (store, proxy) = match self.make().await {
+            Ok(made) => made,
+            Err(error) => {
+                let _ = answer.send(Err(NotMade(error).into()));
+                return;
+            }
+        };
+        let log = self.mould.surroundings.log.clone();
+        let cut_off = Err(format_err!("the shim failed"));
+        let mut instance = AtWork { store, flight: flight.clone(), log, ended: cut_off, _live: live };
+        let ended = {
+            let work = pin!(instance.store.run_concurrent(async |accessor: &Accessor<_>| {
+                let call = accessor
+                    .with(|mut store| Prepared::new(store.as_context_mut(), &proxy, request, Guest::http, answer))?;
+                // The flight ends it; a second clock inside the guest's event loop would add nothing.
+                call.run(accessor, pending()).await?;
+                // What it does after its answer.
+                poll_fn(|context| accessor.poll_no_interesting_tasks(context)).await;
+                wasmtime::error::Ok(())
+            }));
+            // Beside the guest's event loop: a guest that never comes back from a loop is ended at its next epoch tick.
+            match select(work, pin!(flight.over())).await {
+                Either::Left((ended, _)) => ended.flatten(),
+                Either::Right(((), _)) => Err(format_err!("guest timed out")),
+            }
+        };
+        instance.ended = ended;
+    }
+
+    async fn make(&self) -> wasmtime::Result<(Store<Guest>, Proxy)> {
         let started = Instant::now();
         self.stats.cold_starts.fetch_add(1, Relaxed);
-        let live = Live::new(&self.stats, &self.live);
-        let (store, proxy) = self.mould.make().await?;
+        let made = self.mould.make().await?;
         self.stats.instantiate.record(started.elapsed());
-        let flight = Arc::new(OnceLock::new());
-        let log = self.mould.surroundings.log.clone();
-        Ok(Instance {
-            store,
-            proxy,
-            view: Guest::http,
-            expiration: Expiration::new(flight.clone()),
-            state: Worker { flight, log, _live: live },
-        })
+        Ok(made)
     }
 }
 
-/// One instance at work.
-pub(crate) struct Worker {
-    flight: Arc<OnceLock<Arc<Flight>>>,
+/// One instance at work. However it ends, its flight ends, and then its store.
+struct AtWork {
+    store: Store<Guest>,
+    flight: Arc<Flight>,
     log: Arc<ServiceLog>,
-    // Dropped with the worker, after its store: only then is the instance's memory free.
+    /// How it ended.
+    ended: wasmtime::Result<()>,
+    // Dropped after the store: only then is the instance's memory free.
     _live: Live,
 }
 
-impl WorkerState for Worker {
-    type StoreData = Guest;
-    type RequestData = Arc<Flight>;
-
-    fn should_accept_request(&self, _: usize, _: usize) -> ShouldAccept {
-        // The request that it was made for is handed over directly; there is never a second one.
-        ShouldAccept::Never
-    }
-
-    fn on_request_start(
-        &self,
-        _: StoreContextMut<'_, Guest>,
-        flight: Arc<Flight>,
-        _: GuestTaskId,
-    ) -> Pin<Box<dyn Future<Output = ()> + 'static + Send + Sync>> {
-        let _ = self.flight.set(flight);
-        // `Expiration` ends the instance; a second clock inside the guest's event loop would add nothing.
-        Box::pin(std::future::pending())
-    }
-
-    fn drop(&self, store: Store<Guest>, result: Result<(), wasmtime::Error>) {
-        if let Some(flight) = self.flight.get() {
-            let done = |error: &wasmtime::Error| error.downcast_ref::<I32Exit>().is_some_and(|exit| exit.0 == 0);
-            let failure = result.err().filter(|error| !(flight.is_answered() && done(error)));
-            let failure = failure.map(|error| error.root_cause().to_string());
-            // Before its answer, who waits for that tells of it.
-            if let Some(failure) = failure.as_ref().filter(|_| flight.is_answered()) {
-                let message = format!("the component was ended after its answer had begun: {failure}");
-                self.log.write(Message { level: Some("error"), ..Message::new(Stream::Shim, &message) });
-            }
-            flight.end(failure);
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        let answered = self.flight.is_answered();
+        let done = |error: &wasmtime::Error| error.downcast_ref::<I32Exit>().is_some_and(|exit| exit.0 == 0);
+        let failure = self.ended.as_ref().err().filter(|error| !(answered && done(error)));
+        let failure = failure.map(|error| error.root_cause().to_string());
+        // Before its answer, who waits for that tells of it.
+        if let Some(failure) = failure.as_ref().filter(|_| answered) {
+            let message = format!("the component was ended after its answer had begun: {failure}");
+            self.log.write(Message { level: Some("error"), ..Message::new(Stream::Shim, &message) });
         }
-        // Only now: dropping the store ends the answer's body.
-        drop(store);
+        // Before the store is dropped, which ends the answer's body.
+        self.flight.end(failure);
     }
 }
 

@@ -1,6 +1,11 @@
 //! A service's port: accepts connections until it is closed, then lets those that are there end.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::TcpListener,
@@ -51,6 +56,11 @@ impl Listener {
         Ok(this)
     }
 
+    /// More shims than before get connections of this port.
+    pub(crate) fn spread(&self, before: u32, after: u32) {
+        self.route.spread(before, after, std::time::Instant::now(), RandomState::new().hash_one(after));
+    }
+
     /// Takes no new connection, lets requests in flight end until `deadline`, then drops what is left.
     pub(crate) async fn close(self, deadline: Instant) {
         self.accepting.cancel();
@@ -79,8 +89,9 @@ async fn accept(
     tasks: TaskTracker,
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let random = RandomState::new();
     let next = async {
-        loop {
+        for number in 0u64.. {
             // Both places are taken before a connection is: what does not fit waits in the kernel's backlog.
             let (Ok(ours), Ok(nodes)) =
                 (room.clone().acquire_owned().await, node.connections.clone().acquire_owned().await)
@@ -89,7 +100,8 @@ async fn accept(
             };
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let served = connection::serve(stream, route.clone(), node.clone(), closing.clone());
+                    let (draw, closing) = (random.hash_one(number), closing.clone());
+                    let served = connection::serve(stream, draw, route.clone(), node.clone(), closing);
                     let aborting = aborting.clone();
                     tasks.spawn(async move {
                         tokio::select! {

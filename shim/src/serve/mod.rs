@@ -5,46 +5,58 @@ mod body;
 pub(crate) mod budget;
 mod clock;
 mod connection;
+mod cpu;
 pub(crate) mod epoch;
 mod flight;
 pub(crate) mod in_flight;
 pub(crate) mod instance;
 pub(crate) mod listen;
+pub(crate) mod pace;
 pub(crate) mod parked;
 mod refusal;
 mod request;
 pub(crate) mod service;
+mod spread;
 pub(crate) mod stats;
 mod stream;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use arc_swap::ArcSwapOption;
 use hyper_util::{rt::TokioExecutor, server::conn::auto};
 use tokio::sync::{Semaphore, watch};
 
-use self::{budget::Budget, service::Service, stats::Level};
-use crate::host::outbound::NodeGate;
+use self::{budget::Budget, service::Service, spread::Spread, stats::Level};
+use podless_host::outbound::NodeGate;
 
 /// For each connection to another server, so many of clients.
 const OUTBOUND_SHARE: usize = 8;
 
-/// What a port answers with: the service that has it now.
-pub(crate) struct Route(ArcSwapOption<Service>);
+/// What a port answers with: the service that has it now. And which of its connections are to come again.
+pub(crate) struct Route {
+    service: ArcSwapOption<Service>,
+    spread: watch::Sender<Option<Spread>>,
+}
 
 impl Route {
     /// A route to a service.
     pub(crate) fn new(service: Arc<Service>) -> Self {
-        Self(ArcSwapOption::new(Some(service)))
+        Self { service: ArcSwapOption::new(Some(service)), spread: watch::Sender::new(None) }
     }
 
     /// Routes to another service or generation; requests in flight keep the one they have.
     pub(crate) fn swap(&self, service: Option<Arc<Service>>) {
-        self.0.store(service);
+        self.service.store(service);
+    }
+
+    /// More shims than before get connections of this port: a share of those that are open is asked to come again. The
+    /// draw is random.
+    pub(crate) fn spread(&self, before: u32, after: u32, now: Instant, draw: u64) {
+        self.spread.send_modify(|spread| *spread = Some(Spread::after(*spread, before, after, now, draw)));
     }
 
     fn load(&self) -> Option<Arc<Service>> {
-        self.0.load_full()
+        self.service.load_full()
     }
 }
 

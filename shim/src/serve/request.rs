@@ -12,16 +12,17 @@ use std::{
 use http::{HeaderValue, Method, Request, Response, Version, header, uri::Authority};
 use hyper::body::{Body, Incoming};
 use tokio::time::{Instant, timeout, timeout_at};
-use wasmtime_wasi_http::{WasiBody, handler::InstantiationError};
+use wasmtime_wasi_http::WasiBody;
 
 use super::{
     body::{Active, Answer, Limited, MAX_REQUEST},
     budget::Budget,
     flight::{Flight, Waiting},
+    instance::NotMade,
     refusal::Refusal,
     service::{Handler, Service},
 };
-use crate::host::log::{Message, Stream};
+use podless_host::log::{Message, Stream};
 
 /// Longest time that a request waits for a place.
 const QUEUE: Duration = Duration::from_secs(1);
@@ -32,7 +33,7 @@ const ENDING: Duration = Duration::from_secs(1);
 pub(crate) async fn answer(
     service: Option<Arc<Service>>,
     node: &Arc<Budget>,
-    active: Active,
+    mut active: Active,
     request: Request<Incoming>,
 ) -> Response<Answer> {
     let http2 = request.version() == Version::HTTP_2;
@@ -43,6 +44,7 @@ pub(crate) async fn answer(
     match serve(&service, node, request).await {
         Ok((response, cut)) => {
             stats.answered(response.status());
+            active.answered();
             if http2 {
                 // Streams share the connection's bytes; the head is handed over here, microseconds before it is written.
                 stats.first_byte.record(active.since.elapsed());
@@ -94,8 +96,8 @@ async fn serve(
 
 /// Finds out what an error of the handler means. That there was no answer is known before why: the instance is asked.
 async fn explain(flight: &Flight, error: &wasmtime::Error) -> (Refusal, Option<String>) {
-    if let Some(start) = error.downcast_ref::<InstantiationError<Arc<Flight>>>() {
-        return (Refusal::of_start(&start.error), Some(format!("{:#}", start.error)));
+    if let Some(NotMade(error)) = error.downcast_ref() {
+        return (Refusal::of_start(error), Some(format!("{error:#}")));
     }
     match timeout(ENDING, flight.ended()).await {
         Ok(Some(failure)) => (Refusal::Trapped, Some(failure)),

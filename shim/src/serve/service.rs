@@ -3,10 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use wasmtime_wasi_http::handler::ProxyHandler;
 
 use super::{budget::Budget, instance::Instances, parked::Parked, refusal::Refusal, stats::Stats};
-use crate::host::log::ServiceLog;
+use podless_host::log::ServiceLog;
 
 /// Who a service is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +35,7 @@ pub(crate) struct Service {
 }
 
 /// Makes instances and has them answer.
-pub(crate) type Resident = ProxyHandler<Instances>;
+pub(crate) type Resident = Arc<Instances>;
 
 /// Who answers a service's requests.
 pub(crate) enum Handler {

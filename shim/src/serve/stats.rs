@@ -15,8 +15,8 @@ use podless_link::{
     v1,
 };
 
-use super::in_flight::InFlight;
-use crate::host::outbound::Counts;
+use super::{in_flight::InFlight, pace::Pace};
+use podless_host::outbound::Counts;
 
 /// A histogram of durations.
 pub(crate) struct Histogram {
@@ -95,6 +95,8 @@ impl Level {
 pub(crate) struct Stats {
     /// Requests being answered, waiting included.
     pub(crate) in_flight: InFlight,
+    /// How quickly they are answered.
+    pub(crate) pace: Pace,
     /// Live instances.
     pub(crate) instances: Level,
     /// Answers by class of their code: 1xx to 5xx.

@@ -3,11 +3,17 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     io,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::{AsFd, BorrowedFd},
 };
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt::set_socket_reuseaddr};
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, SocketFlags, SocketType, bind, listen, socket_with,
+        sockopt::{set_ipv6_v6only, set_socket_reuseaddr},
+    },
+};
 
 use super::wire::Ask;
 
@@ -53,11 +59,26 @@ impl Held {
     }
 }
 
-/// Opens a port on all of the pod's addresses.
+/// Opens a port on all of the pod's addresses, of both families.
 fn open(port: u16) -> io::Result<TcpListener> {
-    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let opened = open_at(Ipv6Addr::UNSPECIFIED.into(), port);
+    // The kernel may have no IPv6, or no addresses of it.
+    let opened = match opened {
+        Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => open_at(Ipv4Addr::UNSPECIFIED.into(), port),
+        opened => opened,
+    };
+    Ok(opened?)
+}
+
+fn open_at(address: IpAddr, port: u16) -> rustix::io::Result<TcpListener> {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    if address.is_ipv6() {
+        // Whatever the pod's sysctl says: it takes IPv4 as well.
+        set_ipv6_v6only(&socket, false)?;
+    }
     set_socket_reuseaddr(&socket, true)?;
-    bind(&socket, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
+    bind(&socket, &SocketAddr::from((address, port)))?;
     listen(&socket, BACKLOG)?;
     Ok(TcpListener::from(socket))
 }

@@ -40,6 +40,27 @@ impl Connection {
     }
 }
 
+/// A connection of HTTP/2 without TLS that is kept.
+pub(crate) struct Connection2(http2::SendRequest<Full<Bytes>>);
+
+impl Connection2 {
+    pub(crate) async fn open(port: u16) -> Result<Self, Failure> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Self(sender))
+    }
+
+    /// `None` when the server has asked to come again before the request left.
+    pub(crate) async fn get(&mut self, path: &str) -> Result<Option<Answer>, Failure> {
+        match self.0.try_send_request(get_request(path, Version::HTTP_2)).await {
+            Ok(response) => Ok(Some(answer(response).await?)),
+            Err(error) if error.message().is_some() => Ok(None),
+            Err(error) => Err(error.into_error().into()),
+        }
+    }
+}
+
 async fn answer(response: http::Response<hyper::body::Incoming>) -> Result<Answer, Failure> {
     let (head, body) = response.into_parts();
     let body = body.collect().await?.to_bytes();
@@ -68,9 +89,6 @@ pub(crate) async fn get(port: u16, path: &str) -> Answer {
 
 /// One GET by HTTP/2 without TLS.
 pub(crate) async fn get_http2(port: u16, path: &str) -> Answer {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("connected");
-    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
-    tokio::spawn(connection);
-    let response = sender.send_request(get_request(path, Version::HTTP_2)).await.expect("answered");
-    answer(response).await.expect("read")
+    let mut connection = Connection2::open(port).await.expect("connected");
+    connection.get(path).await.expect("answered").expect("taken")
 }

@@ -150,6 +150,21 @@ async fn a_withdrawn_service_lingers_drains_and_is_forgotten() {
 }
 
 #[tokio::test]
+async fn what_is_gone_comes_back_with_an_older_generation() {
+    let (operator, port) = (Operator::start().await, free_port());
+    let shim = Shim::start(&operator, &[]);
+    let first = operator.assignment(HELLO, "a", port);
+    operator.serve(&first).await;
+    operator.withdraw("a", 7, Duration::ZERO);
+    assert_eq!(reason(&operator.acked("a", 7).await), "withdrawn");
+    assert!(try_get(port, "/").await.is_err(), "the port is closed");
+    operator.assign(&first);
+    let served = || fs::read_dir(&shim.state_dir).expect("listed").next().is_some();
+    shim.until_admin("/healthz", |_, _| served()).await;
+    assert_eq!(get(port, "/").await.body, "Hello from Podless\n");
+}
+
+#[tokio::test]
 async fn a_port_is_handed_on_while_its_last_owner_lingers() {
     let (operator, port) = (Operator::start().await, free_port());
     let _shim = Shim::start(&operator, &[]);

@@ -2,11 +2,14 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test ends where something is not as it should be")]
 
 mod client;
+mod cpu;
 mod damage;
 mod life;
 mod operator;
 mod outbound;
+mod pace;
 mod parked;
 mod process;
 mod serve;
+mod spread;
 mod supervise;

@@ -199,6 +199,7 @@ impl Operator {
             instance_memory: 64 << 20,
             timeout_millis: 10_000,
             parked: false,
+            count_cpu: false,
         }
     }
 

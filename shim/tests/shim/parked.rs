@@ -53,7 +53,7 @@ async fn reported(operator: &Operator, what: &str, wanted: impl Fn(&ServiceRepor
 }
 
 /// The newest that was told of a service's requests, once that is as wanted.
-async fn told(operator: &Operator, what: &str, wanted: impl Fn(&ServiceLoad) -> bool) -> ServiceLoad {
+pub(crate) async fn told(operator: &Operator, what: &str, wanted: impl Fn(&ServiceLoad) -> bool) -> ServiceLoad {
     operator
         .until(what, |said| {
             let mut services = said.loads.iter().rev().flat_map(|load| &load.services);

@@ -1,7 +1,7 @@
 //! The supervisor: what serves may die as often as it likes, clients find an open port.
 
 use std::{
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -10,7 +10,11 @@ use std::{
 };
 
 use podless_link::v1::{ack::Outcome, to_shim};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::{
     client::{get, try_get},
@@ -130,6 +134,39 @@ async fn a_port_that_nobody_wants_any_more_is_not_held() {
     assert!(try_get(left, "/").await.is_err(), "nobody would ever answer there");
 }
 
+/// The first line of what answers there.
+async fn first_line(address: IpAddr, port: u16, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect((address, port)).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn both_families_are_answered() {
+    // An address of the loopback device, in hexadecimal digits.
+    let addresses = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    if !addresses.contains("00000000000000000000000000000001") {
+        eprintln!("SKIPPED: both_families_are_answered needs ::1, which this machine does not have");
+        return;
+    }
+    let operator = Operator::start().await;
+    let shim = Shim::start(&operator, &[]);
+    let service = free_port();
+    operator.serve(&operator.assignment(HELLO, "a", service)).await;
+    shim.ready().await;
+    for address in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
+        for (port, path) in [(service, "/"), (shim.admin, "/healthz")] {
+            let line = first_line(address, port, path).await.expect("answered");
+            assert_eq!(line, "HTTP/1.1 200 OK", "{address} {path}");
+        }
+    }
+    shim.kill_serving().await;
+    assert_eq!(first_line(Ipv6Addr::LOCALHOST.into(), service, "/").await.expect("answered"), "HTTP/1.1 200 OK");
+}
+
 #[tokio::test]
 async fn asked_to_stop_while_it_starts_again_it_stops() {
     let operator = Operator::start().await;
@@ -173,8 +210,8 @@ async fn a_peer_is_probed_for_the_operator() {
     operator.serve(&operator.assignment(HELLO, "a", service)).await;
     for (id, address, want) in [
         (1, format!("127.0.0.1:{admin}"), true),
-        // Nobody is there.
-        (2, format!("[::1]:{admin}"), false),
+        // Nobody has this address.
+        (2, format!("255.255.255.255:{admin}"), false),
         (3, format!("127.0.0.1:{service}"), false),
         (4, format!("127.0.0.1:{closed}"), false),
         (5, "nonsense".to_owned(), false),

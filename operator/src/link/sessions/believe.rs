@@ -6,7 +6,7 @@ use podless_link::v1;
 use super::{SessionKey, Sessions};
 
 /// A shim can have this many times its budget in flight, and no more: while it changes, and with those that wait.
-const BUDGETS: u32 = 4;
+pub const BUDGETS: u32 = 4;
 
 impl Sessions {
     /// Keeps what the shim may speak of, and no more in flight than it can have. Nothing when the stream is an old one.

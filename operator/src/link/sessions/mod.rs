@@ -1,12 +1,15 @@
 //! Who is connected, what each shim knows and what it should be told. Pure: time is an argument; the lock around it and
 //! the streams are in `session` and the parent.
 //!
-//! `shim` is what is kept of one of them, `tell` what it is told next, `probes` what it is asked about others, and
-//! `believe` what of its counts is taken.
+//! `shim` is what is kept of one of them, `tell` what it is told next, `probes` what it is asked about others, `spread`
+//! who is told that a service has grown, `believe` what of its counts is
+//! taken, and `slow` how quickly it answers.
 
 mod believe;
 mod probes;
 mod shim;
+mod slow;
+mod spread;
 mod tell;
 
 #[cfg(test)]
@@ -21,10 +24,13 @@ use std::{
 use podless_link::v1;
 use tokio::sync::Notify;
 
+pub use believe::BUDGETS;
 pub use shim::{Failure, HIGHEST_BELIEVED, SessionKey, Shim};
+pub use spread::Growth;
 pub use tell::Next;
 
 use super::{auth::Identity, content::Assigned};
+use crate::eject::Slow;
 
 /// The dead are remembered for this long at least: whoever planned one just before it was buried comes too late.
 const REST: Duration = Duration::from_secs(600);
@@ -45,6 +51,8 @@ pub struct Sessions {
     buried: HashMap<String, Buried>,
     /// Pods of shims that nobody reaches; see `eject`.
     ejected: HashSet<String>,
+    /// Pods of shims that are much slower than others, and why they are said to be; see `eject`.
+    slow: HashMap<String, Slow>,
     last_probe: u64,
     epoch: u64,
 }
@@ -155,9 +163,22 @@ impl Sessions {
         });
     }
 
+    /// The buried that are among the services there are, and so were brought back by an API server that was restored: they
+    /// are the living again. Answers whether there was one.
+    pub fn exhume(&mut self, services: &HashSet<String>) -> bool {
+        let before = self.buried.len();
+        self.buried.retain(|uid, _| !services.contains(uid));
+        self.buried.len() < before
+    }
+
     /// The service as it is assigned now.
     pub fn assigned(&self, service: &str) -> Option<Arc<Assigned>> {
         self.services.get(service).cloned()
+    }
+
+    /// Every service that is assigned.
+    pub fn all_assigned(&self) -> impl Iterator<Item = &Arc<Assigned>> {
+        self.services.values()
     }
 
     /// The machine code with this SHA-256, if the shim is to have it.

@@ -2,7 +2,7 @@
 //! what it knows, remembered after it has disconnected, because it goes on serving. Pure.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Instant,
 };
@@ -10,7 +10,7 @@ use std::{
 use podless_link::{histogram, v1};
 use tokio::sync::{Notify, oneshot};
 
-use crate::link::auth::Identity;
+use crate::{eject::Pace, link::auth::Identity};
 
 /// No honest shim says Hello with a higher generation: they grow by one with each change. What is above is left for the
 /// changes to come.
@@ -55,6 +55,8 @@ pub struct Shim {
     pub report: Option<v1::Report>,
     /// What it said last, by service uid.
     pub measured: HashMap<String, v1::ServiceReport>,
+    /// How quickly it answers.
+    pub(super) pace: Pace,
     pub(super) session: u64,
     /// Its pod is gone: forgotten when its stream has ended too.
     pub(super) gone: bool,
@@ -68,6 +70,8 @@ pub struct Shim {
     pub(super) synced: bool,
     /// Questions about others that it is yet to be asked.
     pub(super) questions: VecDeque<v1::Probe>,
+    /// Services that have grown beyond it, and it is yet to be told; by their uids.
+    pub(super) spreads: BTreeMap<String, v1::Spread>,
     /// Who waits for an answer, by the number of the question.
     pub(super) asked: HashMap<u64, oneshot::Sender<bool>>,
     pub(super) notify: Arc<Notify>,
@@ -94,6 +98,7 @@ impl Shim {
             failed: HashMap::new(),
             report: None,
             measured: HashMap::new(),
+            pace: Pace::default(),
             session,
             gone: false,
             dirty: known.keys().cloned().collect(),
@@ -101,6 +106,7 @@ impl Shim {
             joined: session,
             synced: false,
             questions: VecDeque::new(),
+            spreads: BTreeMap::new(),
             asked: HashMap::new(),
             notify,
             known,
@@ -113,6 +119,7 @@ impl Shim {
         (self.connected, self.since) = (false, now);
         self.dirty.clear();
         self.questions.clear();
+        self.spreads.clear();
         self.asked.clear();
     }
 

@@ -28,6 +28,8 @@ pub enum Next {
     Synced,
     /// Can it reach another shim?
     Probe(v1::Probe),
+    /// More shims get connections of a service than before.
+    Spread(v1::Spread),
 }
 
 impl Sessions {
@@ -91,6 +93,9 @@ impl Sessions {
         // Short, and somebody waits for the answer: before everything else.
         if let Some(question) = shim.questions.pop_front() {
             return Some(Next::Probe(question));
+        }
+        if let Some((_, spread)) = shim.spreads.pop_first() {
+            return Some(Next::Spread(spread));
         }
         let matches = shim.hello.fingerprint == *fingerprint;
         while let Some(uid) = shim.dirty.pop_first() {

@@ -39,6 +39,7 @@ fn assigned(service: &str, generation: u64, pods: &[&str]) -> Assigned {
         instance_memory: 1,
         timeout_millis: 1,
         concurrency: 10,
+        count_cpu: false,
     };
     Assigned {
         service: ServiceRef { uid: service.into(), namespace: "n".into(), name: service.into() },
@@ -67,6 +68,7 @@ fn drain(sessions: &mut Sessions, key: &SessionKey) -> Vec<String> {
         Next::Withdraw { service, generation } => format!("withdraw {service} {generation}"),
         Next::Synced => "synced".to_owned(),
         Next::Probe(probe) => format!("probe {}", probe.address),
+        Next::Spread(spread) => format!("spread {} {}-{}", spread.service_uid, spread.before, spread.after),
     };
     std::iter::from_fn(|| sessions.next(key)).map(said).collect()
 }
@@ -128,6 +130,21 @@ fn the_dead_are_withdrawn_from_whoever_knows_them_whenever_it_comes() {
     let late = open(&mut sessions, "late", hello("f", &[("a", 1)]), &[]);
     assert_eq!(drain(&mut sessions, &late), ["withdraw a 1", "synced"]);
     assert!(sessions.all_known().is_empty());
+}
+
+#[test]
+fn a_service_that_a_restored_api_server_has_again_is_assigned_again() {
+    let mut sessions = Sessions::new("f".into());
+    let key = open(&mut sessions, "p", hello("f", &[("a", 3), ("b", 1)]), &[]);
+    sessions.bury("a", Instant::now());
+    sessions.bury("b", Instant::now());
+    assert_eq!(drain(&mut sessions, &key), ["withdraw a 3", "withdraw b 1", "synced"]);
+    assert!(!sessions.exhume(&HashSet::from(["c".into()])), "none of these was gone");
+    assert!(sessions.exhume(&HashSet::from(["a".into(), "c".into()])));
+    assert!(sessions.all_known().contains("a"), "a shim has it still");
+    sessions.assign(assigned("a", 4, &["p"]));
+    sessions.assign(assigned("b", 2, &["p"]));
+    assert_eq!(drain(&mut sessions, &key), ["assign a 4 20"], "b stays dead");
 }
 
 #[test]
@@ -353,4 +370,70 @@ fn a_shim_is_believed_what_it_may_speak_of_and_no_more_than_it_can_have() {
     assert_eq!(believed(&sessions, &again, 3), [("its own".to_owned(), 3)], "of the rest it was not told on this one");
     sessions.close(&again, Instant::now());
     assert!(believed(&sessions, &again, 3).is_empty());
+}
+
+#[test]
+fn who_had_connections_is_told_that_others_get_them_too() {
+    let mut sessions = Sessions::new("f".into());
+    let (p, q) = (open(&mut sessions, "p", hello("f", &[]), &[]), open(&mut sessions, "q", hello("f", &[]), &[]));
+    assert_eq!((drain(&mut sessions, &p), drain(&mut sessions, &q)), (vec!["synced".into()], vec!["synced".into()]));
+    let growth = |before: &[&str], after: &[&str]| {
+        Growth::between(&before.iter().copied().collect(), &after.iter().copied().collect())
+    };
+    for (before, after) in [(&[][..], &["p", "q"][..]), (&["p"], &["q"]), (&["p", "q"], &["q"]), (&["p"], &[])] {
+        assert_eq!(growth(before, after), None, "{before:?} {after:?}");
+    }
+    let [two, three] = [&["p", "q"][..], &["p", "q", "away"]].map(|after| growth(&["p"], after).expect("growth"));
+    sessions.spread("a", &two);
+    assert_eq!((drain(&mut sessions, &p), drain(&mut sessions, &q)), (vec!["spread a 1-2".into()], vec![]));
+    assert!(drain(&mut sessions, &p).is_empty(), "once");
+    // Two steps before the shim takes the first.
+    sessions.spread("a", &two);
+    sessions.spread("b", &three);
+    sessions.spread("a", &growth(&["p", "q"], &["p", "q", "away"]).expect("growth"));
+    assert_eq!(drain(&mut sessions, &p), ["spread a 1-3", "spread b 1-3"]);
+    assert_eq!(drain(&mut sessions, &q), ["spread a 2-3"]);
+    // A hint does not outlive its session.
+    sessions.spread("a", &two);
+    sessions.close(&p, Instant::now());
+    sessions.spread("a", &two);
+    let again = open(&mut sessions, "p", hello("f", &[]), &[]);
+    assert_eq!(drain(&mut sessions, &again), ["synced"]);
+}
+
+#[test]
+fn answers_are_looked_at_of_what_a_shim_is_to_serve_and_has_loaded() {
+    let (mut sessions, start) = (Sessions::new("f".into()), Instant::now());
+    for service in ["served", "new", "left"] {
+        sessions.assign(assigned(service, 1, &["p"]));
+    }
+    let key = open(&mut sessions, "p", hello("f", &[("served", 1), ("left", 1)]), &[]);
+    sessions.assign(Assigned { left: BTreeMap::from([("p".to_owned(), 10)]), ..assigned("left", 1, &["q"]) });
+    let tell = |sessions: &mut Sessions, key: &SessionKey, seconds: u64| {
+        let pace = Some(v1::Pace { waiting: 0, answered: seconds * 20, weights: seconds * 20 * 12_000 });
+        let said = |uid: &str| v1::ServiceLoad { service_uid: uid.into(), pace, ..Default::default() };
+        let load = v1::Load { services: ["served", "new", "left", "never heard of"].map(said).into() };
+        sessions.paced(key, &load, start + Duration::from_secs(seconds));
+    };
+    let measured = |sessions: &mut Sessions, seconds: u64| {
+        let all = sessions.measured(start + Duration::from_secs(seconds)).into_iter();
+        all.map(|shim| (shim.pod_uid, shim.windows.into_keys().collect::<Vec<_>>())).collect::<Vec<_>>()
+    };
+    tell(&mut sessions, &key, 0);
+    tell(&mut sessions, &key, 5);
+    assert_eq!(measured(&mut sessions, 5), [("p".to_owned(), vec!["served".to_owned()])]);
+    assert_eq!(sessions.serving(), HashSet::from(["p".to_owned(), "q".to_owned()]));
+
+    let again = open(&mut sessions, "p", hello("f", &[("served", 1)]), &[]);
+    tell(&mut sessions, &key, 6);
+    tell(&mut sessions, &again, 10);
+    assert_eq!(measured(&mut sessions, 10), [("p".to_owned(), vec![])], "it may be another process");
+    sessions.close(&again, start);
+    assert!(measured(&mut sessions, 10).is_empty());
+
+    let slow = HashMap::from([("p".to_owned(), Slow::example())]);
+    assert!(sessions.slow_down(slow.clone()) && !sessions.slow_down(slow), "no news");
+    open(&mut sessions, "p", hello("f", &[]), &[]);
+    assert!(sessions.slow("p").is_some(), "to come back is no cure");
+    assert!(sessions.slow_down(HashMap::new()) && sessions.slow("p").is_none());
 }

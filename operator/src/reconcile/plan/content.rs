@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use podless_crds::{Image, Reason, WasmService};
+use podless_crds::{Image, MetricType, Reason, WasmService};
 
 use super::Rejected;
 use crate::{
@@ -71,5 +71,6 @@ pub(super) fn content_of(service: &WasmService, built: &Built, env: &Env, amount
         instance_memory: amounts.instance_memory,
         timeout_millis: u64::try_from(spec.timeout_seconds).unwrap_or(0) * 1000,
         concurrency: spec.concurrency(),
+        count_cpu: service.spec.scaling().is_some_and(|scaling| scaling.metric.kind == MetricType::Cpu),
     }
 }

@@ -13,25 +13,32 @@ use crate::{
     },
 };
 
-/// Name of a content. `salt` is the operator's secret: the name is written into the slice, and who reads it there must not
-/// be able to try out what a secret variable holds.
+/// Name of what is served, whichever engine it is compiled for and whoever sealed it. `salt` is the operator's secret: the
+/// name is written into the slice, and who reads it there must not be able to try out what a secret variable holds.
 pub(super) fn content_name(salt: &[u8], content: &Content, port: u16) -> String {
+    let unsealed = Content { sealed: content.seal.component.clone(), ..content.clone() };
     let mut hash = Sha256::new();
     hash.update(salt);
-    hash.update(content.fingerprint());
+    hash.update(unsealed.fingerprint());
     hash.update(port.to_le_bytes());
     hex::encode(&hash.finalize()[..8])
 }
 
 /// Name of exactly what is assigned.
-pub(super) fn fingerprint(content: &str, nodes: &BTreeMap<String, RecordedNode>, parked: bool) -> String {
+pub(super) fn fingerprint(content: &str, sealed: &str, nodes: &BTreeMap<String, RecordedNode>, parked: bool) -> String {
     let mut hash = Sha256::new();
     hash.update(content);
+    hash.update(sealed);
     hash.update([parked.into()]);
     for (node, RecordedNode { replicas, budget }) in nodes {
         hash.update(format!("\0{node}\0{replicas}\0{budget}"));
     }
     hex::encode(&hash.finalize()[..8])
+}
+
+/// The highest generation that a shim has seen.
+pub(super) fn seen(shims: &[ShimView]) -> u64 {
+    shims.iter().filter_map(|s| s.serves.max(s.failed.as_ref().map(|f| f.generation))).max().unwrap_or(0)
 }
 
 /// The same generation while nothing changes; else one more than anybody has seen, so that neither a new leader nor a
@@ -42,7 +49,7 @@ pub(super) fn next_generation(
     record: Option<&Recorded>,
     shims: &[ShimView],
 ) -> u64 {
-    let seen = shims.iter().filter_map(|s| s.serves.max(s.failed.as_ref().map(|f| f.generation))).max().unwrap_or(0);
+    let seen = seen(shims);
     let (now, now_print) = match (assigned, record) {
         (Some(a), _) => (a.generation, &a.fingerprint),
         (None, Some(r)) => (r.generation, &r.fingerprint),

@@ -12,20 +12,27 @@ mod shims;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use k8s_openapi::api::{core::v1 as core, discovery::v1::EndpointSlice};
+use k8s_openapi::api::core::v1 as core;
 use podless_crds::{Image, Reason};
 
 use super::{
-    children::{Child, Recorded, RecordedNode, service_object, slice_object},
+    children::{Child, Recorded, RecordedNode, service_object},
     observe::Observed,
+    slices::{Common, Families, Family, SlicePlan, ours},
     views::ShimView,
 };
-use crate::{build::BuildState, link::content::Assigned, nodes::facts::ZONE, schedule::Cost};
+use crate::{
+    build::BuildState,
+    link::{content::Assigned, sessions::Growth},
+    nodes::facts::ZONE,
+    schedule::Cost,
+};
 use content::{amounts, content_of};
-use generation::{content_name, fingerprint, next_generation};
+use generation::{content_name, fingerprint, next_generation, seen};
 use place::{Places, place, stay};
 use shims::{Before, Shims, takers};
 
+pub(crate) use place::nodes_of;
 pub use settled::{Settled, settled};
 
 /// How long a shim whose link is down keeps its places whatever its pod's state: a killed shim is back in a second.
@@ -40,8 +47,8 @@ pub struct Settings {
     pub namespace: String,
     /// Domain of the cluster, for URLs.
     pub cluster_domain: String,
-    /// `IPv4` or `IPv6`: the family of the pods' addresses.
-    pub address_type: &'static str,
+    /// The first family of the pods' addresses.
+    pub family: Family,
     /// On how many nodes a service that is scaled to zero waits for its first request.
     pub activation_nodes: usize,
     /// A secret that is the same for every leader: see [`salt`].
@@ -59,9 +66,11 @@ pub struct Plan {
     /// The Service.
     pub service: core::Service,
     /// Its endpoints.
-    pub slice: EndpointSlice,
+    pub slices: SlicePlan,
     /// What shims are to be told; nothing when there is nothing new to say.
     pub assigned: Option<Assigned>,
+    /// Its endpoints are more than before: long-lived connections are to follow.
+    pub growth: Option<Growth>,
     /// What the service takes of each node.
     pub loads: BTreeMap<String, Cost>,
     /// For status.
@@ -127,7 +136,9 @@ pub struct Rejected {
 pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -> Result<Plan, Rejected> {
     let name = &o.id.name;
     may_touch(&o.child, "Service", name)?;
-    may_touch(&o.slice, "EndpointSlice", &super::children::slice_name(name))?;
+    for (slice, found) in &o.slices {
+        may_touch(found, "EndpointSlice", slice)?;
+    }
     let amounts = amounts(&o.service)?;
     let port = o.port.ok_or_else(|| Rejected {
         reason: Reason::NoPort,
@@ -136,9 +147,8 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
     })?;
 
     let generation = o.service.metadata.generation.unwrap_or(0);
-    let found = o.slice.ours();
     let record = o.record.clone();
-    let before = Before::of(found);
+    let before = Before::of(ours(&o.slices));
     let assigned = o.assigned.as_deref();
     let content = match (&o.build, &o.env) {
         (BuildState::Ready(built), Ok(env)) => Some(Arc::new(content_of(&o.service, built, env, amounts))),
@@ -156,7 +166,9 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
     };
     shims.choose(&replicas);
 
+    let families = Families::of(&o.child, &o.slices, name, settings.family);
     let mut targets = shims.targets(&replicas, &before);
+    targets.retain(|target| families.served.iter().any(|family| target.ip(*family).is_some()));
     for target in &mut targets {
         target.zone = o.nodes.get(&target.node).and_then(|node| node.labels.get(ZONE).cloned());
     }
@@ -165,13 +177,15 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         let nodes = replicas.iter().map(|(node, &n)| (node.clone(), RecordedNode { replicas: n, budget: budget(n) }));
         let (nodes, parked) = (nodes.collect(), o.demand.is_parked());
         let name = content_name(&settings.salt, content, port);
-        let print = fingerprint(&name, &nodes, parked);
+        let print = fingerprint(&name, &content.sealed, &nodes, parked);
+        // A restored API server has an older record than that of what shims serve.
+        let outdated = |r: &Recorded| r.generation < seen(&o.shims);
         let generation = next_generation(&print, assigned, record.as_ref(), &o.shims);
         let record = Recorded {
             generation,
             service_generation: content.service_generation,
             fingerprint: print.clone(),
-            since: record.as_ref().filter(|r| r.content == name).map_or(generation, |r| r.since),
+            since: record.as_ref().filter(|r| r.content == name && !outdated(r)).map_or(generation, |r| r.since),
             content: name,
             nodes,
             cpu_millis: amounts.each.cpu_millis,
@@ -198,9 +212,8 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         false => replicas.clone(),
     };
 
-    // From which assignment on is it this generation of the object? Where the load decides, it changes all the time.
-    let latest = |r: &Recorded| if o.demand.is_scaled() { r.since } else { r.generation };
-    let wanted = record.as_ref().filter(|r| r.service_generation == generation).map(latest);
+    // From which assignment on is it this generation of the object? Where it is, and for which engine, changes after that.
+    let wanted = record.as_ref().filter(|r| r.service_generation == generation).map(|r| r.since);
     let believed = o.was_ready() && wanted.is_some();
     let serves_current = |shim: &ShimView| match shim.serves {
         Some(serves) => wanted.is_some_and(|wanted| serves >= wanted),
@@ -237,10 +250,12 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         placeable: content.is_some(),
         image: next.as_ref().map(|n| n.content.image.clone()),
     };
+    let common = Common { owner: &o.service, port, namespace: &settings.namespace, families: &families };
     Ok(Plan {
         service: service_object(&o.service, port),
-        slice: slice_object(&o.service, port, settings.address_type, &settings.namespace, &targets, record.as_ref()),
+        slices: common.plan(&o.slices, &targets, record.as_ref()),
         assigned: next,
+        growth: Growth::between(&before.takers(), &takers),
         loads: held.iter().map(|(node, n)| (node.clone(), taken(o, node, amounts.each.times(*n)))).collect(),
         facts,
     })

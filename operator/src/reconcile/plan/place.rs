@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::shims::Shims;
 use crate::{
     nodes::facts::NodeFacts,
-    reconcile::observe::Observed,
+    reconcile::{observe::Observed, views::ShimView},
     schedule::{self, Ask, Cost, Node, sentence},
 };
 
@@ -33,23 +33,31 @@ pub(super) fn place(
     // A Node that the watch does not show though its shim is there: whoever it has stays, as if it were as they want it.
     // To others it is one without labels or taints.
     let unknown = NodeFacts::default();
-    let missing = NodeFacts { labels: spec.node_selector.clone(), ..NodeFacts::default() };
-    let nodes = nodes(shims, loads, |name| {
-        let otherwise = if current.contains_key(name) { &missing } else { &unknown };
-        o.nodes.get(name).unwrap_or(otherwise)
-    });
+    let node = |name: &str| match o.nodes.get(name) {
+        Some(facts) => Node::new(facts),
+        None => Node { unseen: current.contains_key(name), ..Node::new(&unknown) },
+    };
+    let nodes = nodes_of(shims.usable.iter().copied(), loads, node);
     let (asked, parked) = (o.demand.wanted(), o.demand.is_parked());
     let ask = Ask {
         service: &o.id.uid,
         // Who has no replicas has one place at least, where requests are answered all the same.
         replicas: asked.max(1),
         node_selector: &spec.node_selector,
+        affinity: spec.affinity.required(),
         tolerations: &spec.tolerations,
         each,
     };
     let placement = match parked {
         true => schedule::activation_set(&ask, &nodes, activation_nodes),
-        false => schedule::place(&ask, &nodes, current),
+        false => {
+            // What was decided a moment ago is done if it is still possible.
+            let rebalanced = o.rebalance.as_ref().and_then(|moved| {
+                let placement = schedule::place(&ask, &nodes, &moved.done(current));
+                placement.replicas.contains_key(&moved.to).then_some(placement)
+            });
+            rebalanced.unwrap_or_else(|| schedule::place(&ask, &nodes, current))
+        }
     };
     let kept = stay(current, shims);
     let placed: u32 = placement.replicas.values().sum();
@@ -79,20 +87,17 @@ pub(super) fn stay(current: &BTreeMap<String, u32>, shims: &Shims<'_>) -> BTreeM
     current.iter().filter(|(node, _)| usable(node)).map(|(node, n)| (node.clone(), *n)).collect()
 }
 
-/// The nodes of the shims that may be used.
-fn nodes<'a>(
-    shims: &Shims<'_>,
+/// The nodes of shims that may be used, with what is taken of them. `node` makes one of what Kubernetes says of it.
+pub(crate) fn nodes_of<'a, 's>(
+    shims: impl Iterator<Item = &'s ShimView>,
     loads: &BTreeMap<String, Cost>,
-    facts: impl Fn(&str) -> &'a NodeFacts,
+    node: impl Fn(&str) -> Node<'a>,
 ) -> BTreeMap<String, Node<'a>> {
     let mut nodes: BTreeMap<String, Node<'a>> = BTreeMap::new();
-    for shim in &shims.usable {
-        let node = nodes.entry(shim.node.clone()).or_insert_with(|| Node {
-            facts: facts(&shim.node),
-            memory: None,
-            slots: None,
-            used: loads.get(&shim.node).copied().unwrap_or_default(),
-            silent: true,
+    for shim in shims {
+        let node = nodes.entry(shim.node.clone()).or_insert_with(|| {
+            let used = loads.get(&shim.node).copied().unwrap_or_default();
+            Node { used, silent: true, ..node(&shim.node) }
         });
         // While one shim replaces another, the larger one counts.
         node.memory = node.memory.max(shim.memory);

@@ -9,7 +9,10 @@ use std::collections::BTreeSet;
 use podless_crds::Reason;
 
 use super::{Facts, Rejected, shims::Before};
-use crate::{build::BuildState, reconcile::observe::Observed};
+use crate::{
+    build::BuildState,
+    reconcile::{observe::Observed, slices::ours},
+};
 
 /// What a joining shim should do about a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +40,7 @@ pub fn settled(o: &Observed, planned: Result<&Facts, &Rejected>) -> Settled {
         Err(rejected) if rejected.reason == Reason::InvalidSpec => return Settled::Yes,
         Err(_) => {}
     }
-    let before = Before::of(o.slice.ours());
+    let before = Before::of(ours(&o.slices));
     let serving = o.shims.iter().filter(|shim| before.serves(shim) && !shim.terminating);
     let nodes: BTreeSet<_> = serving.map(|shim| shim.node.clone()).collect();
     if nodes.is_empty() { Settled::Yes } else { Settled::Stuck(nodes) }

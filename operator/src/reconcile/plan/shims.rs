@@ -1,4 +1,4 @@
-//! The shims by what a service may do with them, and so its endpoints. In: the shims, what the slice said before, the
+//! The shims by what a service may do with them, and so its endpoints. In: the shims, what the slices said before, the
 //! places; out: who is told, and who is sent connections. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,25 +8,30 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use super::GRACE;
 use crate::{
     link::content::Assigned,
-    reconcile::{children::Target, views::ShimView},
+    reconcile::{slices::Target, views::ShimView},
 };
 
-/// What the slice said before this plan.
+/// What the slices said before this plan.
 pub(super) struct Before<'a>(BTreeMap<&'a str, (bool, bool)>);
 
 impl<'a> Before<'a> {
-    pub(super) fn of(slice: Option<&'a EndpointSlice>) -> Self {
-        let endpoints = slice.into_iter().flat_map(|s| &s.endpoints);
-        Self(
-            endpoints
-                .filter_map(|e| {
-                    let conditions = e.conditions.as_ref()?;
-                    let ready = conditions.ready.unwrap_or(true);
-                    let uid = e.target_ref.as_ref()?.uid.as_deref()?;
-                    Some((uid, (ready, conditions.serving.unwrap_or(ready))))
-                })
-                .collect(),
-        )
+    pub(super) fn of(slices: impl Iterator<Item = &'a EndpointSlice>) -> Self {
+        let mut all = BTreeMap::new();
+        for endpoint in slices.flat_map(|slice| &slice.endpoints) {
+            let uid = endpoint.target_ref.as_ref().and_then(|pod| pod.uid.as_deref());
+            let (Some(conditions), Some(uid)) = (&endpoint.conditions, uid) else { continue };
+            let ready = conditions.ready.unwrap_or(true);
+            // It may be in several: one for each family, and two while it moves.
+            let (was_ready, was_serving) = all.entry(uid).or_insert((false, false));
+            *was_ready |= ready;
+            *was_serving |= conditions.serving.unwrap_or(ready);
+        }
+        Self(all)
+    }
+
+    /// The pods that kube-proxy has been sending new connections to.
+    pub(super) fn takers(&self) -> BTreeSet<&'a str> {
+        self.0.iter().filter(|(_, (ready, _))| *ready).map(|(pod, _)| *pod).collect()
     }
 
     fn listed(&self, shim: &ShimView) -> bool {
@@ -46,7 +51,7 @@ impl<'a> Before<'a> {
 
 impl ShimView {
     /// It can be given something new.
-    pub(super) fn assignable(&self) -> bool {
+    pub(crate) fn assignable(&self) -> bool {
         self.connected && self.matches && !self.terminating
     }
 
@@ -117,13 +122,16 @@ impl<'a> Shims<'a> {
         // on again, the kubelet says so before its network is there.
         let alive = |s: &ShimView| s.connected || s.pod_ready && !s.ejected && before.ready(s);
         let all_serve = replicas.keys().all(|n| self.chosen.iter().any(|s| s.node == *n && before.serves(s)));
-        let someone_else = self.chosen.iter().any(|s| before.serves(s) && alive(s));
+        let able: Vec<_> = self.chosen.iter().filter(|s| before.serves(s) && alive(s)).collect();
+        // The others must be able to take it over: half of them stay, however slow they are.
+        let spared = able.iter().filter(|s| s.slow).count() * 2 <= able.len();
         let targets = self.all.iter().filter_map(|shim| {
             let serving = before.serves(shim);
             let target = |ready, terminating| target_of(shim, ready, serving, terminating);
             if chosen.contains(shim.pod_uid.as_str()) {
-                // Kubernetes says that it is down: no new connections, unless there is nobody else to take them.
-                Some(target(serving && (alive(shim) || !someone_else), false))
+                // It is slow, or Kubernetes says that it is down: no new connections, unless there is nobody else to take them.
+                let takes = alive(shim) && !(shim.slow && spared);
+                Some(target(serving && (takes || able.is_empty()), false))
             } else if shim.terminating {
                 (serving && before.listed(shim)).then(|| target(false, true))
             } else {
@@ -131,7 +139,7 @@ impl<'a> Shims<'a> {
                 (serving && before.listed(shim) && shim.held() && !all_serve).then(|| target(true, false))
             }
         });
-        let mut targets: Vec<_> = targets.filter(|t| !t.ip.is_empty()).collect();
+        let mut targets: Vec<_> = targets.filter(|t| !t.ips.is_empty()).collect();
         if !targets.iter().any(|t| t.ready) {
             // Nobody is there to take over: who served may still, whatever is said of it.
             let last = self.all.iter().filter(|s| before.ready(s) && before.serves(s) && !s.terminating);
@@ -158,7 +166,7 @@ fn target_of(shim: &ShimView, ready: bool, serving: bool, terminating: bool) -> 
         zone: None,
         pod_uid: shim.pod_uid.clone(),
         pod_name: shim.pod_name.clone(),
-        ip: shim.ip.clone(),
+        ips: shim.ips.clone(),
         serving,
         terminating,
         ready,

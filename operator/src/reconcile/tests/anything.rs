@@ -10,6 +10,7 @@ enum Happening {
     Connect(usize),
     Disconnect(usize, u64),
     Pod(usize, bool),
+    Slow(usize, bool),
     Load(usize),
     Scale(i32),
     Taint(bool),
@@ -24,6 +25,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         shim.clone().prop_map(Happening::Connect),
         (shim.clone(), 0..30u64).prop_map(|(s, t)| Happening::Disconnect(s, t)),
         (shim.clone(), any::<bool>()).prop_map(|(s, r)| Happening::Pod(s, r)),
+        (shim.clone(), any::<bool>()).prop_map(|(s, slow)| Happening::Slow(s, slow)),
         shim.prop_map(Happening::Load),
         (0..6i32).prop_map(Happening::Scale),
         any::<bool>().prop_map(Happening::Taint),
@@ -52,6 +54,7 @@ proptest! {
                     (shim.connected, shim.silent) = (false, Duration::from_secs(seconds));
                 }
                 Happening::Pod(i, ready) => world.shims[i].pod_ready = ready,
+                Happening::Slow(i, slow) => world.shims[i].slow = slow,
                 Happening::Load(i) => {
                     let shim = &mut world.shims[i];
                     let told = world.assigned.as_ref().filter(|a| a.budgets.contains_key(&shim.pod_uid));
@@ -74,7 +77,7 @@ proptest! {
                     world.found = secret(there.then_some("v"));
                 }
             }
-            let served = world.slice.ours().is_some_and(|_| world.endpoints().iter().any(|e| e.ends_with('+')));
+            let served = world.slices.contains_key(SLICE) && world.endpoints().iter().any(|e| e.ends_with('+'));
             world.turn().expect("planned");
             if let Some(record) = recorded(world.slice()) {
                 prop_assert!(record.generation >= highest);

@@ -162,6 +162,65 @@ fn what_does_not_fit_is_said_and_what_fits_is_placed() {
 }
 
 #[test]
+fn a_service_is_kept_off_a_node_by_its_affinity_and_moves_when_that_changes() {
+    let but = |node: &str| -> podless_crds::Affinity {
+        let named = json!({"key": "metadata.name", "operator": "NotIn", "values": [node]});
+        let terms = json!({"nodeSelectorTerms": [{"matchFields": [named]}]});
+        let required = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}});
+        serde_json::from_value(required).expect("an affinity")
+    };
+    let mut world = World::new(&["a", "b"], 1);
+    world.service.spec.affinity = but("a");
+    world.turn().expect("planned");
+    world.load();
+    assert_eq!((world.endpoints(), world.says(Ready)), (vec!["b+".to_owned()], "True Serving".into()));
+    world.change(|s| s.spec.affinity = but("b"));
+    world.turn().expect("planned");
+    assert_eq!(world.endpoints(), ["a-", "b+"], "make before break");
+    world.load();
+    assert_eq!((world.endpoints(), world.says(Ready)), (vec!["a+".to_owned()], "True Serving".into()));
+
+    // The watch does not show its Node: it stays, whatever it requires.
+    world.nodes.remove("a");
+    world.turn().expect("planned");
+    assert_eq!((world.endpoints(), world.says(Ready)), (vec!["a+".to_owned()], "True Serving".into()));
+    world.nodes = BTreeMap::from([("b".to_owned(), NodeFacts::default())]);
+    world.shims.retain(|shim| shim.node == "b");
+    world.turn().expect("planned");
+    assert_eq!(world.condition(Placed).message, "0/1 nodes fit: 1 didn't match node affinity/selector");
+}
+
+#[test]
+fn what_evens_out_the_nodes_is_a_move_like_any_other() {
+    let mut world = served(&["a", "b"], 1);
+    let (from, to) = match world.endpoints()[0].as_str() {
+        "a+" => ("a", "b"),
+        _ => ("b", "a"),
+    };
+    let moved = Move { service: "u".into(), from: from.into(), to: to.into() };
+    let (stays, goes) = (vec![format!("{from}+")], vec![format!("{to}+")]);
+
+    // What has come between: it fits there no more, and stays.
+    world.rebalance = Some(moved.clone());
+    world.service.spec.resources = serde_json::from_value(json!({"requests": {"cpu": 1}})).expect("resources");
+    world.nodes.get_mut(to).expect("a node").cpu_millis = Some(500);
+    let generation = world.generation();
+    world.turn().expect("planned");
+    assert_eq!((world.endpoints(), world.generation()), (stays.clone(), generation));
+
+    world.nodes.get_mut(to).expect("a node").cpu_millis = None;
+    world.turn().expect("planned");
+    world.rebalance = None;
+    let mut both = [format!("{from}+"), format!("{to}-")];
+    both.sort();
+    assert_eq!(world.endpoints(), both, "make before break");
+    world.load();
+    assert_eq!((world.endpoints(), world.says(Ready)), (goes.clone(), "True Serving".to_owned()));
+    world.turn().expect("planned");
+    assert_eq!(world.endpoints(), goes, "it stays there");
+}
+
+#[test]
 fn a_new_leader_repeats_nothing_of_what_is_broken() {
     let mut broken = World::new(&["a"], 1);
     broken.build = rejected(Reason::CoreModule, false);

@@ -48,6 +48,31 @@ fn from_nothing_to_serving() {
 }
 
 #[test]
+fn who_had_its_connections_hears_of_each_new_endpoint_once() {
+    let growth = |before: &[&str], after: &[&str]| {
+        Growth::between(&before.iter().copied().collect(), &after.iter().copied().collect()).expect("growth")
+    };
+    let mut world = served(&["a", "b", "c"], 1);
+    let first = world.endpoints()[0].trim_end_matches('+').to_owned();
+    assert_eq!(world.growth, None, "the first endpoint has no connections to share");
+    world.change(|s| s.spec.replicas = Some(3));
+    world.turn().expect("planned");
+    assert_eq!(world.growth, None, "nobody else has loaded it yet");
+    world.load();
+    assert_eq!(world.endpoints(), ["a+", "b+", "c+"]);
+    assert_eq!(world.growth, Some(growth(&[&format!("uid-{first}")], &["uid-a", "uid-b", "uid-c"])));
+    world.turn().expect("planned");
+    assert_eq!(world.growth, None, "once");
+    // One is lost, and comes back.
+    (world.at("b").connected, world.at("b").pod_ready) = (false, false);
+    world.turn().expect("planned");
+    assert_eq!((world.endpoints(), &world.growth), (vec!["a+".into(), "b-".into(), "c+".into()], &None));
+    world.at("b").connected = true;
+    world.turn().expect("planned");
+    assert_eq!(world.growth, Some(growth(&["uid-a", "uid-c"], &["uid-a", "uid-b", "uid-c"])));
+}
+
+#[test]
 fn a_new_leader_gives_shims_time_before_it_says_that_there_are_none() {
     let mut world = World::new(&[], 1);
     world.patience = Duration::from_secs(1);
@@ -282,6 +307,33 @@ fn an_ejected_shim_loses_its_places_and_gets_them_back() {
 }
 
 #[test]
+fn a_slow_shim_gets_no_new_connections_while_others_can_take_them() {
+    let mut world = served(&["a", "b", "c"], 3);
+    let (places, generation) = (world.assigned.clone().expect("assigned").replicas.clone(), world.generation());
+    world.at("a").slow = true;
+    world.turn().expect("planned");
+    assert_eq!(world.endpoints(), ["a-", "b+", "c+"]);
+    assert_eq!(world.says(Ready), "True Serving");
+    let assigned = world.assigned.clone().expect("assigned");
+    assert_eq!((&assigned.replicas, assigned.generation), (&places, generation), "it keeps its place");
+    world.at("b").slow = true;
+    world.turn().expect("planned");
+    assert_eq!(world.endpoints(), ["a+", "b+", "c+"], "one cannot take what three did");
+    world.at("a").slow = false;
+    (world.at("c").connected, world.at("c").pod_ready) = (false, false);
+    world.turn().expect("planned");
+    assert_eq!(world.endpoints(), ["a+", "b-", "c-"]);
+    (world.at("a").connected, world.at("a").pod_ready) = (false, false);
+    world.turn().expect("planned");
+    assert_eq!(world.endpoints(), ["a-", "b+", "c-"], "slow is better than nobody");
+
+    let mut world = served(&["a"], 1);
+    world.at("a").slow = true;
+    world.turn().expect("planned");
+    assert_eq!(world.endpoints(), ["a+"]);
+}
+
+#[test]
 fn one_shim_replaces_another_on_its_node() {
     let mut world = served(&["a"], 1);
     let mut new = shim("a");
@@ -358,9 +410,9 @@ fn what_is_not_ours_is_not_touched() {
     assert!(world.assigned.is_none());
     world.foreign = false;
     world.turn().expect("planned");
-    world.slice = Child::Leftover;
+    world.slices.insert(SLICE.into(), Child::Leftover);
     assert_eq!(world.turn().expect_err("rejected").reason, Reason::Waiting);
-    world.slice = Child::Missing;
+    world.slices.clear();
     world.port = None;
     world.turn().expect_err("rejected");
     assert_eq!(world.says(Ready), "False NoPort");

@@ -3,9 +3,11 @@
 //! single fields of the spec, `anything` is what holds whatever happens.
 
 mod anything;
+mod engine;
 mod fields;
 mod life;
 mod outages;
+mod slices;
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +16,11 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::discovery::v1::EndpointSlice,
+    api::{core::v1 as core, discovery::v1::EndpointSlice},
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
+use kube::ResourceExt;
 use podless_artifact::seal::{HttpWorld, Seal, SealKey};
 use podless_crds::{ConditionType, EnvVar, Reason, WasmService};
 use serde_json::json;
@@ -30,6 +33,7 @@ use super::{
     measured::Measured,
     observe::Observed,
     plan::{GRACE, Plan, Rejected, Settings, plan},
+    slices::{Family, SlicePlan, Slices},
     status_of::{Outcome, status_of},
     views::ShimView,
 };
@@ -38,20 +42,27 @@ use crate::{
     build::{BuildState, Built, Code, Phase, Rejection},
     link::{
         content::{Assigned, Content},
-        sessions::Failure,
+        sessions::{Failure, Growth},
     },
     nodes::facts::{NodeFacts, Taint},
-    schedule::Cost,
+    schedule::{Cost, Move},
     wake::ServiceRef,
 };
 
+/// Name of the first slice.
+const SLICE: &str = "hello-podless";
+
 pub(crate) fn built(component: &str) -> BuildState {
+    built_for("f", component)
+}
+
+fn built_for(engine: &str, component: &str) -> BuildState {
     let code = Code { sha256: format!("code of {component}"), size: 7, file: tempfile::tempfile().expect("a file") };
     let seal = Seal {
         component: component.to_owned(),
         code_sha256: code.sha256.clone(),
         code_size: 7,
-        fingerprint: "f".into(),
+        fingerprint: engine.into(),
         target: "t".into(),
         http: HttpWorld::P2,
     };
@@ -74,7 +85,9 @@ fn rejected(reason: Reason, transient: bool) -> BuildState {
 struct World {
     service: WasmService,
     build: BuildState,
-    slice: Child<EndpointSlice>,
+    slices: Slices,
+    /// The Service, where it matters what it is like.
+    child: Child<core::Service>,
     assigned: Option<Arc<Assigned>>,
     /// Sealed anew, when it is.
     kept: Option<Arc<Content>>,
@@ -86,17 +99,21 @@ struct World {
     found: Found,
     /// What the load has decided; `None` where the spec says it.
     decided: Option<Decision>,
+    /// A move that evens out what nodes are given.
+    rebalance: Option<Move>,
     /// What other services take.
     others: BTreeMap<String, Cost>,
     /// What this one takes, as planned last.
     takes: BTreeMap<String, Cost>,
+    /// What was grown last.
+    growth: Option<Growth>,
 }
 
 fn settings() -> Settings {
     Settings {
         namespace: "podless".into(),
         cluster_domain: "cluster.local".into(),
-        address_type: "IPv4",
+        family: Family::V4,
         activation_nodes: 2,
         salt: b"salt".to_vec(),
     }
@@ -107,7 +124,7 @@ fn shim(node: &str) -> ShimView {
         pod_uid: format!("uid-{node}"),
         pod_name: format!("shim-{node}"),
         node: node.to_owned(),
-        ip: "10.0.0.1".into(),
+        ips: vec!["10.0.0.1".into()],
         pod_ready: true,
         connected: true,
         matches: true,
@@ -125,7 +142,8 @@ impl World {
         Self {
             service,
             build: built("one"),
-            slice: Child::Missing,
+            slices: Slices::new(),
+            child: Child::Missing,
             assigned: None,
             kept: None,
             shims: nodes.iter().map(|node| shim(node)).collect(),
@@ -135,8 +153,10 @@ impl World {
             nodes: nodes.iter().map(|node| ((*node).to_owned(), NodeFacts::default())).collect(),
             found: Found::new(),
             decided: None,
+            rebalance: None,
             others: BTreeMap::new(),
             takes: BTreeMap::new(),
+            growth: None,
         }
     }
 
@@ -144,9 +164,9 @@ impl World {
         Observed {
             service: Arc::new(self.service.clone()),
             id: ServiceRef { uid: "u".into(), namespace: "n".into(), name: "hello".into() },
-            child: if self.foreign { Child::Foreign } else { Child::Missing },
-            slice: self.slice.clone(),
-            record: self.slice.ours().and_then(recorded),
+            child: if self.foreign { Child::Foreign } else { self.child.clone() },
+            slices: self.slices.clone(),
+            record: self.slices.get(SLICE).and_then(Child::ours).and_then(recorded),
             build: self.build.clone(),
             assigned: self.assigned.clone(),
             kept: self.kept.clone().or_else(|| self.assigned.as_ref().map(|a| a.content.clone())),
@@ -156,6 +176,7 @@ impl World {
             env: env::resolve(&self.service.spec.revision.env, &self.found),
             measured: Measured::default(),
             demand: Demand::of(&self.service.spec, self.decided.clone()),
+            rebalance: self.rebalance.clone(),
             patience: self.patience,
             epoch: 0,
         }
@@ -166,9 +187,11 @@ impl World {
         let observed = self.observed();
         let planned = plan(&observed, &self.others, &settings());
         let (applied, result) = match planned {
-            Ok(Plan { service: _, slice, assigned, loads, facts }) => {
-                self.takes = loads;
-                self.slice = Child::Ours(slice);
+            Ok(Plan { service: _, slices, assigned, growth, loads, facts }) => {
+                (self.takes, self.growth) = (loads, growth);
+                let SlicePlan { wanted, emptied } = slices;
+                self.slices.extend(wanted.into_iter().map(|slice| (slice.name_any(), Child::Ours(slice))));
+                self.slices.retain(|name, _| !emptied.contains(name));
                 if let Some(assigned) = assigned {
                     self.assigned = Some(Arc::new(assigned));
                 }
@@ -219,7 +242,7 @@ impl World {
     }
 
     fn slice(&self) -> &EndpointSlice {
-        self.slice.ours().expect("a slice")
+        self.slices[SLICE].ours().expect("a slice")
     }
 
     /// `node+` ready, `node-` not, `node~` serving while it ends.

@@ -49,7 +49,7 @@ fn where_a_shim_is_connected_a_node_that_vanished_keeps_what_it_has() {
     assert_eq!(nodes_of(&world), before);
     // Whether it has the labels is not known: it gets nothing that asks for them.
     world.take_over();
-    (world.slice, world.build) = (Child::Missing, built("one"));
+    (world.slices, world.build) = (Slices::new(), built("one"));
     for node in ["a", "b"] {
         (world.at(node).connected, world.at(node).matches) = (true, true);
     }
