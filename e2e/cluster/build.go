@@ -35,6 +35,7 @@ var modules = []module{
 			{"ln", "-s", "kube", filepath.Join(into, "helm")},
 		}
 	}, "CGO_ENABLED=0"},
+	{"etcd", goTools("", ""), "CGO_ENABLED=0"},
 	{"containerd", goTools("no_btrfs,no_devmapper,no_zfs", "-X github.com/containerd/containerd/v2/version.Version=v2.4.2"), "CGO_ENABLED=0"},
 	{"runc", goTools("seccomp", "-X main.version=1.5.2"), "CGO_ENABLED=1"},
 	{"cni", goTools("", ""), "CGO_ENABLED=0"},

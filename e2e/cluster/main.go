@@ -31,6 +31,7 @@ usage: cluster [--name demo] VERB
   node stop|start N SERVICE     kill containerd, kubelet or kube-proxy and keep it dead, or start it again
   apiserver stop|start          kill the API server and keep it dead, or start it again with the same data
   etcd stop|start               the same for etcd
+  etcd save|restore FILE        copy all that etcd holds, or boot the control plane with such a copy
   audit                         print the path of the API server's audit log: a line of JSON for each write
   node exec N -- CMD...         run a command inside node N
   client exec -- CMD...         run a command on a client machine beside the nodes, which uses the cluster's DNS
@@ -48,7 +49,7 @@ var verbs = map[string]func(name string, args []string) error{
 	"bin":        bin,
 	"load":       load,
 	"apiserver":  controlPlaneVerb("kube-apiserver"),
-	"etcd":       controlPlaneVerb("etcd"),
+	"etcd":       etcdVerb,
 	"audit":      show((*cluster).auditLog),
 	"node":       nodeVerb,
 	"client":     clientVerb,

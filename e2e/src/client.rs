@@ -47,7 +47,7 @@ pub struct Answer {
 }
 
 /// Runs something with its sockets in the cluster's client namespace.
-async fn in_client<T, F>(task: F) -> Result<T>
+pub async fn in_client<T, F>(task: F) -> Result<T>
 where
     T: Send + 'static,
     F: AsyncFnOnce() -> Result<T> + Send + 'static,

@@ -11,7 +11,7 @@ mod loss;
 mod registry;
 mod service;
 
-pub use client::{Answer, Target, all_serve, get, post};
+pub use client::{Answer, Target, all_serve, get, in_client, post};
 pub use cluster::{Cluster, SERVING_SHIM, SUPERVISING_SHIM};
 pub use loss::{Guest, Kind, Lane, Loss, Plan, Report, Traffic};
 pub use registry::{COMPONENT, Registry};

@@ -21,13 +21,8 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Kind, Lane, mix::Ask};
+use super::{Kind, Lane, Plan, mix::Ask};
 use crate::Target;
-
-/// Connections that a lane keeps: kube-proxy balances connections, so that one alone would see one node only.
-const KEPT: usize = 3;
-/// Requests on a connection until the next is opened, for the same reason.
-const PER_CONNECTION: usize = 50;
 
 /// What became of a request.
 pub(super) struct Outcome {
@@ -39,6 +34,8 @@ pub(super) struct Outcome {
 pub(super) struct Lanes {
     address: SocketAddr,
     host: String,
+    kept: usize,
+    per_connection: usize,
     http1: Mutex<HashMap<usize, Kept<http1::SendRequest<Full<Bytes>>>>>,
     http2: Mutex<HashMap<usize, Kept<http2::SendRequest<Full<Bytes>>>>>,
 }
@@ -67,8 +64,15 @@ enum Retry {
 type Answer = (StatusCode, Bytes);
 
 impl Lanes {
-    pub(super) fn new(target: Target) -> Self {
-        Self { address: target.address, host: target.host, http1: Mutex::default(), http2: Mutex::default() }
+    pub(super) fn new(target: Target, plan: &Plan) -> Self {
+        Self {
+            address: target.address,
+            host: target.host,
+            kept: plan.kept,
+            per_connection: plan.per_connection,
+            http1: Mutex::default(),
+            http2: Mutex::default(),
+        }
     }
 
     /// Sends a request, and once more when HTTP allows it; both together may take as long as `patience`.
@@ -78,7 +82,7 @@ impl Lanes {
         }
         // A kept connection that leads nowhere would take all that follow with it.
         if ask.lane == Lane::Http2 {
-            take(&self.http2, slot(ask));
+            take(&self.http2, self.slot(ask));
         }
         Outcome { retried: false, result: Err((Kind::Timeout, format!("nothing within {patience:?}"))) }
     }
@@ -101,11 +105,11 @@ impl Lanes {
     }
 
     async fn once(&self, ask: &Ask, may_reuse: bool) -> Result<Answer, Broken> {
-        let slot = slot(ask);
+        let slot = self.slot(ask);
         match ask.lane {
             Lane::New => Ok(self.on_http1(ask, self.connect_http1().await?).await?.0),
             Lane::KeepAlive => {
-                let mut kept = take(&self.http1, slot).filter(|kept| may_reuse && kept.served < PER_CONNECTION);
+                let mut kept = take(&self.http1, slot).filter(|kept| may_reuse && kept.served < self.per_connection);
                 if let Some(one) = &mut kept
                     && one.sender.ready().await.is_err()
                 {
@@ -120,7 +124,7 @@ impl Lanes {
                 Ok(answer)
             }
             Lane::Http2 => {
-                let kept = take(&self.http2, slot).filter(|kept| may_reuse && kept.served < PER_CONNECTION);
+                let kept = take(&self.http2, slot).filter(|kept| may_reuse && kept.served < self.per_connection);
                 let mut kept = match kept.filter(|kept| !kept.sender.is_closed()) {
                     Some(kept) => kept,
                     None => self.connect_http2().await?,
@@ -134,6 +138,11 @@ impl Lanes {
                 read(answer.map_err(|error| broken_http2(error, reused))?).await
             }
         }
+    }
+
+    /// Which of a lane's connections a request uses.
+    fn slot(&self, ask: &Ask) -> usize {
+        ask.round % self.kept
     }
 
     async fn on_http1(
@@ -175,11 +184,6 @@ impl Lanes {
         tokio::spawn(connection);
         Ok(Kept { sender, served: 0 })
     }
-}
-
-/// Which of a lane's connections a request uses.
-fn slot(ask: &Ask) -> usize {
-    (ask.number / 3) % KEPT
 }
 
 fn take<S>(kept: &Mutex<HashMap<usize, S>>, slot: usize) -> Option<S> {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use super::Kind;
+use super::{Kind, Plan};
 
 /// Bytes of a POST's body.
 const BODY: usize = 1024;
@@ -26,6 +26,8 @@ pub enum Guest {
     Echo,
     /// After half a second, as the guest `probe` does: as many are in flight as are sent in half a second.
     Slow,
+    /// After some tens of milliseconds of computing, as the guest `probe` does.
+    Busy,
     /// Anything, by 200.
     Any,
 }
@@ -34,6 +36,8 @@ pub enum Guest {
 #[derive(Debug)]
 pub(super) struct Ask {
     pub(super) number: usize,
+    /// How many its lane has had before.
+    pub(super) round: usize,
     pub(super) lane: Lane,
     pub(super) method: Method,
     pub(super) path: String,
@@ -43,18 +47,19 @@ pub(super) struct Ask {
 }
 
 /// The request of this number: each lane in turn, GET and POST in turn on each.
-pub(super) fn ask(guest: Guest, number: usize) -> Ask {
-    let lane = [Lane::New, Lane::KeepAlive, Lane::Http2][number % 3];
-    let post = (number / 3) % 2 == 1;
+pub(super) fn ask(plan: &Plan, number: usize) -> Ask {
+    let (lane, round) = (plan.lanes[number % plan.lanes.len()], number / plan.lanes.len());
+    let post = round % 2 == 1;
     let method = if post { Method::POST } else { Method::GET };
     let body = if post { body(number) } else { Bytes::new() };
-    let (path, answer) = match guest {
+    let (path, answer) = match plan.guest {
         Guest::Any => ("/".to_owned(), None),
         Guest::Slow => ("/slow?ms=500".to_owned(), Some(Bytes::from_static(b"500 ms\n"))),
+        Guest::Busy => ("/compute?millions=30".to_owned(), Some(Bytes::from_static(b"30 million steps\n"))),
         Guest::Echo if post => ("/echo".to_owned(), Some(body.clone())),
         Guest::Echo => (format!("/say?{number}"), Some(Bytes::from(number.to_string()))),
     };
-    Ask { number, lane, method, path, body, answer }
+    Ask { number, round, lane, method, path, body, answer }
 }
 
 /// A body like no other's.
@@ -81,6 +86,10 @@ impl Ask {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn ask(guest: Guest, number: usize) -> Ask {
+        super::ask(&Plan { guest, ..Plan::default() }, number)
+    }
 
     #[test]
     fn each_lane_gets_a_third_and_each_of_them_half_of_both_methods() {

@@ -1,4 +1,4 @@
-//! The one way to count loss: a fixed rate of requests goes in, however slowly they are answered, a third on new
+//! The one way to count loss: a fixed rate of requests goes in, however slowly they are answered, usually a third on new
 //! connections, a third on kept ones, a third by HTTP/2; what was lost comes out, of which kind and when. IO.
 //!
 //! A connection that cannot be made, a connection or stream that ends before the whole answer, an answer that is not 200
@@ -43,6 +43,12 @@ pub use report::{Kind, Loss, Report};
 pub struct Plan {
     /// What the service answers.
     pub guest: Guest,
+    /// How the requests get there, in turn.
+    pub lanes: &'static [Lane],
+    /// Connections that each lane keeps: kube-proxy balances connections, so that one alone would see one node only.
+    pub kept: usize,
+    /// Requests on a connection until another is opened in its place, for the same reason.
+    pub per_connection: usize,
     /// Requests each second.
     pub rate: u32,
     /// Longest that the load lasts: it ends by itself, and a report says so.
@@ -53,7 +59,15 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { guest: Guest::Echo, rate: 60, most: Duration::from_secs(240), patience: Duration::from_secs(3) }
+        Self {
+            guest: Guest::Echo,
+            lanes: &[Lane::New, Lane::KeepAlive, Lane::Http2],
+            kept: 3,
+            per_connection: 50,
+            rate: 60,
+            most: Duration::from_secs(240),
+            patience: Duration::from_secs(3),
+        }
     }
 }
 
@@ -153,7 +167,7 @@ async fn run(
     flowing: watch::Sender<bool>,
     counts: Arc<Counts>,
 ) -> Result<Report> {
-    let lanes = Arc::new(Lanes::new(target));
+    let lanes = Arc::new(Lanes::new(target, &plan));
     first_answer(&lanes, plan).await?;
     let _ = flowing.send(true);
 
@@ -166,7 +180,7 @@ async fn run(
     loop {
         tokio::select! {
             due = ticks.tick(), if ended.is_none() && recorder.sent < most => {
-                let (lanes, ask) = (lanes.clone(), mix::ask(plan.guest, recorder.sent));
+                let (lanes, ask) = (lanes.clone(), mix::ask(&plan, recorder.sent));
                 recorder.sent(due.elapsed());
                 under_way.spawn(async move {
                     let sent = start.elapsed();
@@ -201,7 +215,7 @@ async fn run(
 async fn first_answer(lanes: &Lanes, plan: Plan) -> Result<()> {
     let start = Instant::now();
     loop {
-        match lanes.exchange(&mix::ask(plan.guest, 0), plan.patience).await.result {
+        match lanes.exchange(&mix::ask(&plan, 0), plan.patience).await.result {
             Ok(()) => return Ok(()),
             Err((kind, detail)) if start.elapsed() > Duration::from_secs(60) => bail!("no answer: {kind}: {detail}"),
             Err(_) => sleep(Duration::from_millis(50)).await,

@@ -161,7 +161,7 @@ impl Recorder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::{Guest, mix};
+    use crate::loss::{Plan, mix};
 
     fn seconds(seconds: f64) -> Duration {
         Duration::from_secs_f64(seconds)
@@ -192,7 +192,7 @@ mod tests {
         }
         assert!(recorder.report(seconds(1.0), false).none_lost(11).is_err());
         let mut recorder = Recorder { sent: 10, ..Recorder::default() };
-        recorder.lost(seconds(0.3), &mix::ask(Guest::Echo, 4), Kind::Status(503), "overloaded".to_owned());
+        recorder.lost(seconds(0.3), &mix::ask(&Plan::default(), 4), Kind::Status(503), "overloaded".to_owned());
         let report = recorder.report(seconds(1.0), false);
         let said = report.none_lost(1).map_err(|error| error.to_string()).expect_err("one was lost");
         assert!(said.contains("status 503: 1") && said.contains("KeepAlive POST: overloaded"), "{said}");

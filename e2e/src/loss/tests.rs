@@ -30,7 +30,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Guest, Kind, Lane, Plan, Traffic, mix};
+use super::{Kind, Lane, Plan, Traffic, mix};
 use crate::{Target, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -122,7 +122,7 @@ async fn answer(
 }
 
 fn plan() -> Plan {
-    Plan { guest: Guest::Echo, rate: 150, most: Duration::from_secs(20), patience: Duration::from_secs(1) }
+    Plan { rate: 150, most: Duration::from_secs(20), patience: Duration::from_secs(1), ..Plan::default() }
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn just_what_was_lost_is_noticed() -> Result<()> {
     // that was closed while it was idle.
     let mended = [(37, Fault::Drop), (70, Fault::CloseIdle)];
     for (number, ..) in mended {
-        assert_eq!(mix::ask(Guest::Echo, number).lane, Lane::KeepAlive);
+        assert_eq!(mix::ask(&plan(), number).lane, Lane::KeepAlive);
     }
     let faults: Vec<_> = lost.iter().map(|(number, fault, ..)| (*number, *fault)).chain(mended).collect();
     let (target, server) = server(&faults).await?;

@@ -25,7 +25,19 @@ fn table() -> Vec<(&'static str, Value, Option<&'static str>)> {
     let cidrs = |cidr: &str| with("capabilities", json!({"outboundHttp": {"allowedCidrs": [cidr]}}));
     let requests = |field: &str, value: Value| with("resources", json!({"requests": {field: value}}));
     let scaling = |scaling: Value| with("scaling", scaling);
+    let by_cpu = |metric: Value, cpu: Value| {
+        let mut spec = scaling(json!({"metric": metric}));
+        spec["scaling"]["metric"]["type"] = json!("CPU");
+        spec["resources"] = json!({"requests": {"cpu": cpu}});
+        spec
+    };
     let toleration = |toleration: Value| with("tolerations", json!([toleration]));
+    let node_affinity = |affinity: Value| with("affinity", json!({"nodeAffinity": affinity}));
+    let terms = |terms: Value| {
+        node_affinity(json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}))
+    };
+    let label = |label: Value| terms(json!([{"matchExpressions": [label]}]));
+    let field = |field: Value| terms(json!([{"matchFields": [field]}]));
     vec![
         ("the least", json!({"image": "a"}), None),
         ("no image", json!({}), Some("spec.image")),
@@ -42,6 +54,18 @@ fn table() -> Vec<(&'static str, Value, Option<&'static str>)> {
         ("scaling", scaling(json!({"minReplicas": 1, "maxReplicas": 5, "metric": {"utilization": 50}})), None),
         ("scaling by RPS", scaling(json!({"metric": {"type": "RPS", "value": 100}})), None),
         ("RPS without a value", scaling(json!({"metric": {"type": "RPS"}})), Some("spec.scaling.metric")),
+        ("scaling by CPU", scaling(json!({"metric": {"type": "CPU", "value": 500}})), None),
+        ("CPU without a value", scaling(json!({"metric": {"type": "CPU"}})), Some("spec.scaling.metric")),
+        (
+            "CPU, percent of nothing",
+            scaling(json!({"metric": {"type": "CPU", "utilization": 50}})),
+            Some("requests.cpu"),
+        ),
+        ("CPU, percent of a request", by_cpu(json!({"utilization": 50}), json!("250m")), None),
+        ("CPU, percent of a number", by_cpu(json!({"utilization": 50}), json!(2)), None),
+        ("CPU, 70 percent of a request", by_cpu(json!({}), json!("250m")), None),
+        ("CPU, percent of a request of 0", by_cpu(json!({"utilization": 50}), json!("0")), Some("spec.scaling.metric")),
+        ("CPU, two targets", by_cpu(json!({"utilization": 50, "value": 3}), json!(1)), Some("spec.scaling.metric")),
         ("another metric", scaling(json!({"metric": {"type": "Memory"}})), Some("spec.scaling.metric.type")),
         ("two targets", scaling(json!({"metric": {"utilization": 50, "value": 3}})), Some("spec.scaling.metric")),
         ("utilization too much", scaling(json!({"metric": {"utilization": 101}})), Some("utilization")),
@@ -131,6 +155,74 @@ fn table() -> Vec<(&'static str, Value, Option<&'static str>)> {
         ),
         ("toleration by another operator", toleration(json!({"key": "a", "operator": "In"})), Some("operator")),
         ("toleration of another effect", toleration(json!({"key": "a", "effect": "Always"})), Some("effect")),
+        ("near clients first", with("trafficDistribution", json!("PreferSameNode")), None),
+        ("another distribution", with("trafficDistribution", json!("PreferFar")), Some("spec.trafficDistribution")),
+        ("no affinity", with("affinity", json!({})), None),
+        ("affinity to labels", label(json!({"key": "example.com/disk", "operator": "In", "values": ["a", "b"]})), None),
+        ("affinity to a name", field(json!({"key": "metadata.name", "operator": "NotIn", "values": ["n1"]})), None),
+        ("affinity to a number", label(json!({"key": "a", "operator": "Gt", "values": ["15"]})), None),
+        ("affinity to a label that is there", label(json!({"key": "a", "operator": "Exists"})), None),
+        ("affinity to nothing", terms(json!([{}])), None),
+        ("affinity without terms", terms(json!([])), Some("nodeSelectorTerms")),
+        ("affinity null", with("affinity", json!({"nodeAffinity": null})), Some("nodeAffinity")),
+        (
+            "affinity that prefers",
+            node_affinity(json!({"preferredDuringSchedulingIgnoredDuringExecution": []})),
+            Some("preferred"),
+        ),
+        ("affinity to pods", with("affinity", json!({"podAffinity": {}})), Some("podAffinity")),
+        ("affinity without key", label(json!({"operator": "Exists"})), Some("matchExpressions[0].key")),
+        (
+            "affinity with a bad key",
+            label(json!({"key": "a b", "operator": "Exists"})),
+            Some("matchExpressions[0].key"),
+        ),
+        (
+            "affinity by another operator",
+            label(json!({"key": "a", "operator": "Equal", "values": ["b"]})),
+            Some("matchExpressions[0].operator"),
+        ),
+        ("affinity in nothing", label(json!({"key": "a", "operator": "In"})), Some("matchExpressions[0].values")),
+        (
+            "affinity in no value",
+            label(json!({"key": "a", "operator": "NotIn", "values": []})),
+            Some("matchExpressions[0].values"),
+        ),
+        (
+            "affinity to what is there, with a value",
+            label(json!({"key": "a", "operator": "DoesNotExist", "values": ["b"]})),
+            Some("matchExpressions[0].values"),
+        ),
+        (
+            "affinity to more than a text",
+            label(json!({"key": "a", "operator": "Gt", "values": ["many"]})),
+            Some("matchExpressions[0].values"),
+        ),
+        (
+            "affinity to less than two numbers",
+            label(json!({"key": "a", "operator": "Lt", "values": ["1", "2"]})),
+            Some("matchExpressions[0].values"),
+        ),
+        (
+            "affinity with no label's value",
+            label(json!({"key": "a", "operator": "In", "values": ["b c"]})),
+            Some("matchExpressions[0].values[0]"),
+        ),
+        (
+            "affinity to another field",
+            field(json!({"key": "spec.unschedulable", "operator": "In", "values": ["a"]})),
+            Some("matchFields[0].key"),
+        ),
+        (
+            "affinity to a name that is there",
+            field(json!({"key": "metadata.name", "operator": "Exists", "values": ["a"]})),
+            Some("matchFields[0].operator"),
+        ),
+        (
+            "affinity to two names",
+            field(json!({"key": "metadata.name", "operator": "In", "values": ["a", "b"]})),
+            Some("matchFields[0].values"),
+        ),
         ("pull secret", with("imagePullSecrets", json!([{"name": "regcred"}])), None),
         ("pull secret with a path", with("imagePullSecrets", json!([{"name": "../a?watch=true"}])), Some("name")),
         ("pull secret without a name", with("imagePullSecrets", json!([{}])), Some("name")),

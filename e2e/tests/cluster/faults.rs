@@ -8,8 +8,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use http::StatusCode;
+use podless_crds::ConditionType;
 use podless_e2e::{Cluster, Namespace, Plan, SUPERVISING_SHIM, Target, Traffic, all_serve, eventually, get, soak};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::crashes::operator::scale_installed;
 
@@ -102,35 +103,66 @@ async fn a_shim_container_serves_from_its_volume_within_two_seconds_of_its_start
 }
 
 #[tokio::test]
-async fn traffic_goes_on_without_the_operator() -> Result<()> {
-    let alone_for = Duration::from_secs(if soak() { 300 } else { 10 });
+async fn without_the_operator_all_serves_what_is_parked_wakes_and_a_killed_shim_comes_back() -> Result<()> {
+    let alone_for = Duration::from_secs(if soak() { 600 } else { 15 });
     let cluster = Cluster::connect().await?;
     let namespace = cluster.namespace("e2e-alone").await?;
     let image = cluster.registry.push_guest("probe", "e2e/alone:1").await?;
-    namespace.apply("probe", json!({"image": image, "replicas": 3})).await?;
-    namespace.ready("probe").await?;
-    let slice = namespace.slice("probe").await?;
-    let plan = Plan { most: 2 * alone_for + 4 * PATIENCE, ..Plan::default() };
-    let traffic = Traffic::with(&namespace.target("probe").await?, plan)?;
-    traffic.flows().await?;
+    let nodes = cluster.nodes().await?;
+    let plan = Plan { most: 2 * alone_for + 4 * PATIENCE, rate: 30, ..Plan::default() };
+    let on = |node: usize, of: Value| {
+        let mut spec = json!({"image": image, "nodeSelector": {"kubernetes.io/hostname": nodes[node]}});
+        if let (Some(spec), Value::Object(of)) = (spec.as_object_mut(), of) {
+            spec.extend(of);
+        }
+        spec
+    };
+    namespace.apply("steady", on(0, json!({"replicas": 1}))).await?;
+    namespace.apply("killed", on(2, json!({"replicas": 1}))).await?;
+    namespace.apply("parked", on(1, json!({"scaling": {"scaleToZeroAfterSeconds": 2, "windowSeconds": 6}}))).await?;
+    let flowing = async |name: &str| {
+        let traffic = Traffic::with(&namespace.target(name).await?, plan)?;
+        traffic.flows().await?;
+        anyhow::Ok(traffic)
+    };
+    namespace.ready("steady").await?;
+    namespace.ready("killed").await?;
+    let (steady, killed) = (flowing("steady").await?, flowing("killed").await?);
+    let parked = namespace.answers("parked").await?;
+    namespace.until_condition("parked", ConditionType::Ready, "True", "Parked").await?;
+    let written = async |name: &str| {
+        let (service, slice) = (namespace.kube_services().get(name).await?, namespace.slice(name).await?);
+        anyhow::Ok((service.metadata.resource_version, slice.metadata.resource_version))
+    };
+    let before = (written("steady").await?, written("killed").await?);
+
     scale_installed(&cluster, 0).await?;
     let alone = Instant::now();
+    let answer = get(&parked, "/say?awake").await?;
+    assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "awake"));
+    let woken = flowing("parked").await?;
+    let pid = cluster.serving_shim(&nodes[2]).await?;
+    cluster.on_node(3, &format!("kill -9 {pid}")).await?;
+    killed.recovers(30).await?;
+    ensure!(cluster.serving_shim(&nodes[2]).await? != pid, "it was not killed");
     eventually(&format!("{alone_for:?} have passed"), 2 * alone_for, async || {
-        assert_eq!(traffic.lost(), 0, "after {:?}", alone.elapsed());
+        assert_eq!(steady.lost() + woken.lost(), 0, "after {:?}", alone.elapsed());
         ensure!(alone.elapsed() > alone_for, "{:?}", alone.elapsed());
         Ok(())
     })
     .await?;
+
     scale_installed(&cluster, 2).await?;
-    // A new leader works: what is applied now becomes Ready.
+    // A new leader works: what is applied now becomes Ready, and what is as it should be is not written.
     namespace.apply("after", json!({"image": image})).await?;
     namespace.ready("after").await?;
-    namespace.ready("probe").await?;
-    let seen = traffic.stop().await?;
-    eprintln!("without the operator: {seen}");
-    seen.none_lost(500)?;
-    let now = namespace.slice("probe").await?;
-    assert_eq!(slice.endpoints, now.endpoints, "placements survive the operator");
-    assert_eq!(slice.ports, now.ports);
+    namespace.ready("steady").await?;
+    namespace.until("parked", "it is seen to be awake", |s| s.status.as_ref().is_some_and(|s| s.replicas > 0)).await?;
+    assert_eq!((written("steady").await?, written("killed").await?), before, "placements survive the operator");
+    let (steady, killed, woken) = (steady.stop().await?, killed.stop().await?, woken.stop().await?);
+    eprintln!("without the operator: {steady}\nwoken meanwhile: {woken}\nits shim killed meanwhile: {killed}");
+    steady.none_lost(300)?;
+    woken.none_lost(300)?;
+    assert!(killed.longest_gap < Duration::from_secs(2) && !killed.cut_short, "{killed}");
     namespace.delete().await
 }

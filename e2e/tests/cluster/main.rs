@@ -4,6 +4,7 @@
 mod adapter;
 mod admin;
 mod components;
+mod connections;
 mod crashes;
 mod crds;
 mod examples;
@@ -13,6 +14,8 @@ mod limits;
 mod maintenance;
 mod mistakes;
 mod scaling;
+mod scaling_cpu;
+mod slow;
 mod spec;
 mod tokens;
 mod update;

@@ -1,7 +1,10 @@
 //! Maintenance under load: nodes that are cordoned, drained, tainted and given back, shims and operators that are rolled
 //! out. Nothing is lost.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -21,6 +24,9 @@ use crate::crashes::{
 const PATIENCE: Duration = Duration::from_secs(200);
 /// By then a service has left a node that it may not use any more.
 const MOVED: Duration = Duration::from_secs(10);
+/// By then a node that is back has its share of services: half a minute is waited whether it stays, then one moves every
+/// two seconds.
+const REBALANCED: Duration = Duration::from_secs(90);
 
 /// How often each thing is done.
 fn rounds() -> u32 {
@@ -119,14 +125,14 @@ async fn shim_on(cluster: &Cluster, node: &str) -> Result<Option<String>> {
 }
 
 /// Every pod of Podless, also those that are ending.
-async fn pods(cluster: &Cluster) -> Result<Vec<String>> {
+pub(crate) async fn pods(cluster: &Cluster) -> Result<Vec<String>> {
     let api = Api::<Pod>::namespaced(cluster.kube.clone(), RELEASE_NAMESPACE);
     let podless = ListParams::default().labels("app.kubernetes.io/component in (operator, shim)");
     Ok(api.list(&podless).await?.iter().map(|pod| pod.name_any()).collect())
 }
 
 /// Waits until none of these pods is there any more.
-async fn gone(cluster: &Cluster, old: &[String]) -> Result<()> {
+pub(crate) async fn gone(cluster: &Cluster, old: &[String]) -> Result<()> {
     eventually("the old pods are gone", PATIENCE, async || {
         let left: Vec<_> = pods(cluster).await?.into_iter().filter(|pod| old.contains(pod)).collect();
         ensure!(left.is_empty(), "{left:?}");
@@ -198,6 +204,64 @@ async fn nodes_are_evicted_taken_away_and_drained_and_nothing_is_lost() -> Resul
     }
     load.none_lost(500).await?;
     leader(&cluster).await?;
+    namespace.delete().await
+}
+
+/// Services of one replica each, which nothing but the share of their nodes has move.
+#[tokio::test]
+async fn a_node_that_comes_back_gets_its_share_and_nothing_is_lost() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    give_back(&cluster).await?;
+    let namespace = cluster.namespace("e2e-rebalance").await?;
+    let image = cluster.registry.push_guest("probe", "e2e/rebalance:1").await?;
+    leader(&cluster).await?;
+    let names: Vec<_> = (1..=12).map(|i| format!("single-{i}")).collect();
+    for name in &names {
+        namespace.apply(name, json!({"image": image, "replicas": 1})).await?;
+    }
+    for name in &names {
+        namespace.ready(name).await?;
+    }
+    let mut traffic = vec![];
+    for name in &names {
+        let plan = Plan { rate: 4, most: Duration::from_secs(300), ..Plan::default() };
+        let flows = Traffic::with(&namespace.target(name).await?, plan)?;
+        flows.flows().await?;
+        traffic.push(flows);
+    }
+    // How many of them each node has.
+    let shares = async || {
+        let mut shares: BTreeMap<_, _> = cluster.nodes().await?.into_iter().map(|node| (node, 0)).collect();
+        for name in &names {
+            let ready = ready_nodes(&namespace, name).await?;
+            ensure!(ready.len() == 1, "{name} is on {ready:?}");
+            *shares.entry(ready[0].clone()).or_default() += 1;
+        }
+        anyhow::Ok(shares)
+    };
+    let away = spare(&cluster).await?;
+    change(&cluster, &away, json!({"unschedulable": true})).await?;
+    eventually("the services have left the cordoned node", MOVED * 2, async || {
+        let shares = shares().await?;
+        ensure!(shares[&away] == 0, "{shares:?}");
+        Ok(())
+    })
+    .await?;
+    give_back(&cluster).await?;
+    let back = Instant::now();
+    let even = eventually("the node has its share again", REBALANCED, async || {
+        let shares = shares().await?;
+        ensure!(shares[&away] >= 2, "{shares:?}");
+        Ok(shares)
+    })
+    .await?;
+    eprintln!("{:.1?} after it came back: {even:?}", back.elapsed());
+    // Of one, and so of all.
+    traffic[0].another(20).await?;
+    for (name, traffic) in names.iter().zip(traffic) {
+        let seen = traffic.stop().await?;
+        seen.none_lost(40).with_context(|| name.clone())?;
+    }
     namespace.delete().await
 }
 

@@ -13,6 +13,8 @@ use podless_crds::ConditionType::{Available, Placed, Ready};
 use podless_e2e::{Cluster, Namespace, Traffic, eventually, get, is};
 use serde_json::{Value, json};
 
+use crate::crashes::nodes::serve;
+
 /// What a change may take to be seen by the next request.
 const SOON: Duration = Duration::from_secs(60);
 
@@ -102,6 +104,46 @@ async fn a_service_is_stopped_and_started_by_its_scale() -> Result<()> {
         })
         .await?;
     answers(StatusCode::OK).await?;
+    namespace.delete().await
+}
+
+#[tokio::test]
+async fn a_service_keeps_off_the_nodes_that_it_does_not_require_and_nothing_is_lost() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let namespace = cluster.namespace("e2e-affinity").await?;
+    let image = cluster.registry.push_guest("probe", "e2e/affinity:1").await?;
+    let nodes = cluster.nodes().await?;
+    let spec = |terms: Value| {
+        let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
+        json!({"image": image, "replicas": nodes.len(), "affinity": {"nodeAffinity": required}})
+    };
+    let hostname = |operator: &str, nodes: &[&String]| json!({"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": operator, "values": nodes}]});
+    let but = |away: &String| nodes.iter().filter(|node| *node != away).collect::<Vec<_>>();
+    let is_on =
+        async |want: Vec<&String>| serve(&namespace, "probe", |ready| ready.iter().eq(want.iter().copied())).await;
+
+    namespace.apply("probe", spec(json!([hostname("NotIn", &[&nodes[0]])]))).await?;
+    namespace.ready("probe").await?;
+    is_on(but(&nodes[0])).await?;
+    let traffic = Traffic::echo(&namespace.target("probe").await?)?;
+    traffic.flows().await?;
+
+    // By the name of the Node, and with another term that no node meets.
+    let last = nodes.last().context("a node")?;
+    let named = json!({"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": [last]}]});
+    namespace.apply("probe", spec(json!([hostname("In", &[&"nowhere".to_owned()]), named]))).await?;
+    is_on(but(last)).await?;
+    namespace.ready("probe").await?;
+    traffic.another(20).await?;
+
+    // Nowhere fits: it stays.
+    namespace.apply("probe", spec(json!([{}]))).await?;
+    let message = namespace.until_condition("probe", Ready, "False", "NoNode").await?;
+    let all = nodes.len();
+    assert!(message.contains(&format!("{all} didn't match node affinity/selector")), "{message}");
+    is_on(but(last)).await?;
+    traffic.another(20).await?;
+    traffic.stop().await?.none_lost(40)?;
     namespace.delete().await
 }
 

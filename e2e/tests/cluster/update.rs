@@ -1,11 +1,11 @@
 //! Updates under load: whatever changes, no request is lost, nothing moves without need, and the new one answers.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use http::StatusCode;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use podless_e2e::{COMPONENT, Cluster, Traffic, get, soak};
+use podless_e2e::{COMPONENT, Cluster, Plan, Traffic, get, soak};
 use serde_json::json;
 
 /// The same component under another digest: with a custom section behind it, which means nothing to anyone.
@@ -65,6 +65,7 @@ async fn updates_lose_no_request() -> Result<()> {
 
 #[tokio::test]
 async fn scaling_loses_no_request() -> Result<()> {
+    let rounds = if soak() { 20 } else { 1 };
     let cluster = Cluster::connect().await?;
     let namespace = cluster.namespace("e2e-scaling").await?;
     let image = cluster.registry.push_guest("probe", "e2e/scaling:1").await?;
@@ -74,15 +75,17 @@ async fn scaling_loses_no_request() -> Result<()> {
         Ok(())
     };
     scale(1).await?;
-    let traffic = Traffic::echo(&namespace.target("probe").await?)?;
+    let plan = Plan { most: Duration::from_secs(900), ..Plan::default() };
+    let traffic = Traffic::with(&namespace.target("probe").await?, plan)?;
     traffic.flows().await?;
     // Endpoints come and go; who has a connection to one that went is served there until it ends.
-    for replicas in [3, 1, 2, 7, 1] {
-        scale(replicas).await?;
+    let steps = [3, 1, 2, 7, 1].repeat(rounds);
+    for replicas in &steps {
+        scale(*replicas).await?;
         traffic.another(90).await?; // kube-proxy hears of it meanwhile
     }
     let seen = traffic.stop().await?;
-    eprintln!("scaled five times: {seen}");
-    seen.none_lost(5 * 90)?;
+    eprintln!("scaled {} times: {seen}", steps.len());
+    seen.none_lost(steps.len() * 90)?;
     namespace.delete().await
 }

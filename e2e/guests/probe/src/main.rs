@@ -25,6 +25,7 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
         "/spin" => loop {
             black_box(());
         },
+        "/compute" => compute(number),
         "/grow" => grow(number),
         "/say" => request.uri().query().unwrap_or_default().to_owned(),
         "/echo" => return Ok(Response::new(request.into_body())),
@@ -46,6 +47,14 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
 /// The number of a query like `ms=20`, or 0.
 fn number(query: &str) -> u64 {
     query.split_once('=').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+}
+
+/// Takes this many million steps, about a millisecond each: however busy the machine is, it is the same work.
+fn compute(millions: u64) -> String {
+    for step in 0..millions * 1_000_000 {
+        black_box(step);
+    }
+    format!("{millions} million steps\n")
 }
 
 /// Takes this many MiB and writes to each of their pages.

@@ -63,7 +63,7 @@ pub(crate) async fn node_of(cluster: &Cluster, operator: &str) -> Result<usize> 
 /// another's after fifteen seconds, and a kubelet ends an operator that is frozen after thirty.
 pub(crate) async fn succeeded(cluster: &Cluster, old: &str) -> Result<Duration> {
     let (leases, start) = (Api::<Lease>::namespaced(cluster.kube.clone(), RELEASE_NAMESPACE), Instant::now());
-    eventually("another replica leads", Duration::from_secs(25), async || {
+    eventually("another replica leads", Duration::from_secs(20), async || {
         let holder = leases.get("podless-operator").await?.spec.and_then(|spec| spec.holder_identity);
         ensure!(holder.as_deref().is_some_and(|holder| !holder.is_empty() && holder != old), "{holder:?}");
         Ok(start.elapsed())

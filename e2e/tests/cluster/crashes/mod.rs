@@ -1,7 +1,9 @@
 //! Every crash survived: nodes without power, links that are cut, leaders that freeze or die between two writes, an API
-//! server that is away or tells half of what happens, keys that change; what serves goes on serving, and what should be
+//! server that is away, tells half of what happens or has older data than before, keys and engines that change; what serves goes on serving, and what should be
 //! comes to be.
 
+mod engine;
+mod etcd;
 mod keys;
 pub(crate) mod leader;
 mod life;

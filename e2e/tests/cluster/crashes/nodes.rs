@@ -14,7 +14,7 @@ use kube::{
     api::DeleteParams,
     runtime::{WatchStreamExt, watcher},
 };
-use podless_e2e::{Cluster, Namespace, Plan, RELEASE_NAMESPACE, SUPERVISING_SHIM, Traffic, eventually, soak};
+use podless_e2e::{Cluster, Namespace, Plan, RELEASE_NAMESPACE, SUPERVISING_SHIM, Target, Traffic, eventually, soak};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
@@ -136,6 +136,22 @@ impl History {
     }
 }
 
+/// After an outage of the API server kube-proxy comes back to it in its own time, which may be a minute: started anew, at
+/// once. Not before every node reaches this new service is the cluster as it was.
+pub(crate) async fn proxies_again(cluster: &Cluster, new: &Target) -> Result<()> {
+    let ask = format!("curl -sS --fail --max-time 2 http://{}", new.address);
+    for number in 1..=cluster.nodes().await?.len() {
+        for verb in ["stop", "start"] {
+            cluster.harness(&["node", verb, &number.to_string(), "kube-proxy"]).await?;
+        }
+        eventually(&format!("node {number} reaches a new service"), PATIENCE, async || {
+            cluster.on_node(number, &ask).await
+        })
+        .await?;
+    }
+    Ok(())
+}
+
 /// Waits until the leader has the links of so many shims.
 async fn linked(leader: &Admin, shims: usize) -> Result<()> {
     eventually(&format!("{shims} shims are linked"), PATIENCE, async || {
@@ -172,6 +188,9 @@ async fn a_node_without_power_loses_its_endpoints_within_six_seconds() -> Result
             moved.is_some_and(|moved| moved.placements.iter().all(|place| place.node != victim))
         })
         .await?;
+    let whole = off.elapsed();
+    eprintln!("and its replica served elsewhere after {whole:.1?}");
+    assert!(whole < Duration::from_secs(10), "{whole:?}");
 
     let lost = recovered(&cluster, &traffic, &address).await?;
     cluster.harness(&["node", "on", &number]).await?;
@@ -266,9 +285,56 @@ async fn a_shim_that_lost_nothing_but_its_link_keeps_its_endpoints() -> Result<(
     namespace.delete().await
 }
 
+/// The API server still answers it: it leads on, and sees nobody.
+#[tokio::test]
+async fn an_operator_that_is_cut_off_from_every_shim_ejects_none_and_heals_by_itself() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let namespace = cluster.namespace("e2e-blind").await?;
+    let image = cluster.registry.push_guest("probe", "e2e/blind:1").await?;
+    namespace.apply("probe", json!({"image": image, "replicas": 3})).await?;
+    namespace.ready("probe").await?;
+    let leader = settled(&cluster).await?;
+    let (nodes, number) = (cluster.nodes().await?, node_of(&cluster, &leader).await?);
+    let admin = Admin::of(&cluster, &leader).await?;
+    linked(&admin, nodes.len()).await?;
+    let ejections = async || admin.metric("podless_operator_ejections_total").await;
+    let (before, ejected) = (namespace.slice("probe").await?.endpoints, ejections().await?);
+    let traffic = loaded(&namespace, "probe").await?;
+
+    let (ip, _) = admin.0.rsplit_once(':').context("address:port")?;
+    let cut = format!(
+        "nft 'add table inet cut; add chain inet cut forward {{ type filter hook forward priority 0; }}; \
+         add rule inet cut forward ip daddr {ip} tcp dport 9443 drop; \
+         add rule inet cut forward ip saddr {ip} tcp dport 8081 drop'"
+    );
+    cluster.on_node(number, &cut).await?;
+    let down = Instant::now();
+    linked(&admin, 0).await?;
+    // Nobody is there to be told of it.
+    namespace.apply("late", json!({"image": image, "replicas": 1})).await?;
+    eventually("twice the time of an ejection has passed", PATIENCE, async || {
+        assert_eq!(namespace.slice("probe").await?.endpoints, before, "after {:?}", down.elapsed());
+        ensure!(down.elapsed() > Duration::from_secs(if soak() { 60 } else { 13 }), "{:?}", down.elapsed());
+        Ok(())
+    })
+    .await?;
+    linked(&admin, 0).await?;
+    cluster.on_node(number, "nft delete table inet cut").await?;
+    linked(&admin, nodes.len()).await?;
+    namespace.ready("late").await?;
+    assert_eq!(admin.page("/readyz").await?, "leading\n", "the same operator leads");
+    assert_eq!(ejections().await?, ejected);
+    assert_eq!(namespace.slice("probe").await?.endpoints, before);
+    traffic.another(AFTERWARDS).await?;
+    let seen = traffic.stop().await?;
+    eprintln!("operator cut off from every shim: {seen}");
+    seen.none_lost(500)?;
+    namespace.delete().await
+}
+
 #[tokio::test]
 async fn without_the_api_server_everything_serves_and_a_shim_container_comes_back() -> Result<()> {
-    let away_for = Duration::from_secs(if soak() { 300 } else { 15 });
+    let away_for = Duration::from_secs(if soak() { 600 } else { 15 });
     let cluster = Cluster::connect().await?;
     let namespace = cluster.namespace("e2e-apiless").await?;
     let image = cluster.registry.push_guest("probe", "e2e/apiless:1").await?;
@@ -307,19 +373,8 @@ async fn without_the_api_server_everything_serves_and_a_shim_container_comes_bac
     assert!(killed.longest_gap < waited + Duration::from_secs(2), "after {waited:.1?}: {killed}");
     other.none_lost(500)?;
 
-    // kube-proxy comes back to the API server in its own time, which may be a minute: started anew, at once. Not before
-    // that is the cluster as it was.
     namespace.apply("after", json!({"image": image, "replicas": 1})).await?;
     namespace.ready("after").await?;
-    let ask = format!("curl -sS --fail --max-time 2 http://{}", namespace.target("after").await?.address);
-    for number in 1..=nodes.len() {
-        for verb in ["stop", "start"] {
-            cluster.harness(&["node", verb, &number.to_string(), "kube-proxy"]).await?;
-        }
-        eventually(&format!("node {number} reaches a new service"), PATIENCE, async || {
-            cluster.on_node(number, &ask).await
-        })
-        .await?;
-    }
+    proxies_again(&cluster, &namespace.target("after").await?).await?;
     namespace.delete().await
 }

@@ -1,0 +1,104 @@
+//! The engine is replaced under load, as by an upgrade of Wasmtime: everything is compiled anew, and shims of the old and
+//! the new one serve beside each other until the last old one is gone. Nothing is lost.
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use http::StatusCode;
+use kube::{Api, api::ListParams};
+use podless_crds::{ConditionType::Ready, WasmNode};
+use podless_e2e::{Cluster, Guest, Namespace, Plan, RELEASE_NAMESPACE, Traffic, eventually, get};
+use serde_json::json;
+
+use super::{leader::leader, nodes::serve};
+use crate::maintenance::{gone, pods};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Upgrades the release to this edition of the engine: operators and shims both at the same time.
+async fn upgrade(cluster: &Cluster, edition: &str) -> Result<()> {
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/podless");
+    let chart = chart.to_str().context("the chart's path is no text")?;
+    let set = format!("engineEdition={edition}");
+    let to = ["helm", "upgrade", "podless", chart, "--namespace", RELEASE_NAMESPACE];
+    cluster.harness(&[&to[..], &["--reset-then-reuse-values", "--set-string", &set]].concat()).await?;
+    Ok(())
+}
+
+/// The one engine that every shim runs and every service is compiled for.
+async fn engine(cluster: &Cluster, namespace: &Namespace) -> Result<String> {
+    let nodes = Api::<WasmNode>::all(cluster.kube.clone()).list(&ListParams::default()).await?;
+    let services = namespace.services().list(&ListParams::default()).await?;
+    let run = nodes.into_iter().filter_map(|node| Some(node.status?.fingerprint));
+    let compiled = services.into_iter().flat_map(|service| service.status.unwrap_or_default().artifacts);
+    let all: BTreeSet<_> = run.chain(compiled.map(|artifact| artifact.fingerprint)).collect();
+    ensure!(all.len() == 1, "{all:?}");
+    all.into_iter().next().context("one")
+}
+
+#[tokio::test]
+async fn the_engine_is_replaced_there_and_back_and_nothing_is_lost() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let namespace = cluster.namespace("e2e-engine").await?;
+    let probe = cluster.registry.push_guest("probe", "e2e/engine:1").await?;
+    let p3 = cluster.registry.push_guest("hello-p3", "e2e/engine-p3:1").await?;
+    leader(&cluster).await?;
+    let nodes = cluster.nodes().await?;
+    let mut load = vec![];
+    for (name, image, replicas, guest) in [
+        ("everywhere", &probe, nodes.len(), Guest::Echo),
+        ("single", &probe, 1, Guest::Echo),
+        ("p3", &p3, 2, Guest::Any),
+    ] {
+        namespace.apply(name, json!({"image": image, "replicas": replicas})).await?;
+        namespace.ready(name).await?;
+        let plan = Plan { guest, rate: 30, most: Duration::from_secs(900), ..Plan::default() };
+        let traffic = Traffic::with(&namespace.target(name).await?, plan)?;
+        traffic.flows().await?;
+        load.push((name, traffic));
+    }
+    let scaling = json!({"scaleToZeroAfterSeconds": 2, "windowSeconds": 6, "panicWindowSeconds": 1});
+    namespace.apply("parked", json!({"image": probe, "scaling": scaling})).await?;
+    let parked = namespace.answers("parked").await?;
+
+    let mut before = engine(&cluster, &namespace).await?;
+    let first = before.clone();
+    for edition in ["next", ""] {
+        namespace.apply("stopped", json!({"image": probe, "replicas": 0})).await?;
+        namespace.until_condition("stopped", Ready, "True", "Stopped").await?;
+        namespace.until_condition("parked", Ready, "True", "Parked").await?;
+        let (old, start) = (pods(&cluster).await?, Instant::now());
+        upgrade(&cluster, edition).await?;
+        gone(&cluster, &old).await?;
+        eprintln!("edition {edition:?}: all of {} pods replaced after {:.1?}", old.len(), start.elapsed());
+        let now = eventually("everybody has another engine", PATIENCE, async || {
+            let now = engine(&cluster, &namespace).await?;
+            ensure!(now != before, "still {now}");
+            Ok(now)
+        })
+        .await?;
+        eprintln!("engine {before} → {now}");
+        before = now;
+        serve(&namespace, "everywhere", |ready| ready == nodes).await?;
+        leader(&cluster).await?;
+        // The first request since then, and a service that nobody has served since then.
+        let answer = get(&parked, "/say?awake").await?;
+        assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "awake"));
+        namespace.apply("stopped", json!({"image": probe, "replicas": 1})).await?;
+        namespace.answers("stopped").await?;
+        for (_, traffic) in &load {
+            traffic.another(60).await?;
+        }
+    }
+    assert_eq!(before, first, "an edition is told by its name alone");
+    for (name, traffic) in load {
+        let seen = traffic.stop().await?;
+        eprintln!("engine replaced twice, {name}: {seen}");
+        seen.none_lost(1000)?;
+    }
+    namespace.delete().await
+}
