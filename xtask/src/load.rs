@@ -32,9 +32,12 @@ pub(crate) struct Load {
     /// Requests, all together.
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     requests: u64,
-    /// Requests in flight.
+    /// Requests in flight, at most.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256))]
     concurrency: u32,
+    /// Requests that begin in a second, at most. Without it, each begins when one before it has ended.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rate: Option<u32>,
     /// Most seconds that it may take.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
@@ -57,12 +60,13 @@ impl Load {
     pub(crate) async fn run(self) -> Result<Seen> {
         ensure!(self.url.scheme_str() == Some("http"), "the URL must start with http://");
         let host = self.url.host().context("the URL names no host")?.to_owned();
-        let (url, left) = (Arc::new(self.url), Arc::new(AtomicU64::new(self.requests)));
         let start = Instant::now();
         let until = start + Duration::from_secs(self.seconds);
+        let turns = Turns { taken: AtomicU64::new(0), most: self.requests, rate: self.rate, start, until };
+        let (url, turns) = (Arc::new(self.url), Arc::new(turns));
         let mut workers = JoinSet::new();
         for _ in 0..self.concurrency {
-            workers.spawn(worker(host.clone(), url.clone(), left.clone(), until));
+            workers.spawn(worker(host.clone(), url.clone(), turns.clone()));
         }
         let mut all = Seen::new()?;
         while let Some(one) = workers.join_next().await {
@@ -73,11 +77,30 @@ impl Load {
     }
 }
 
-async fn worker(host: String, url: Arc<Uri>, left: Arc<AtomicU64>, until: Instant) -> Result<Seen> {
+/// The requests that all workers together send, each in its turn.
+#[derive(Debug)]
+struct Turns {
+    taken: AtomicU64,
+    most: u64,
+    rate: Option<u32>,
+    start: Instant,
+    until: Instant,
+}
+
+impl Turns {
+    /// When the next request is to begin; `None` when there is none left before the end.
+    fn next(&self) -> Option<Instant> {
+        let turn = self.taken.fetch_add(1, Ordering::Relaxed);
+        let due = self.start + self.rate.map_or(Duration::ZERO, |rate| Duration::from_secs(turn) / rate);
+        (turn < self.most && due < self.until && Instant::now() < self.until).then_some(due)
+    }
+}
+
+async fn worker(host: String, url: Arc<Uri>, turns: Arc<Turns>) -> Result<Seen> {
     let mut seen = Seen::new()?;
     let mut connection: Option<(SendRequest<Empty<Bytes>>, u32)> = None;
-    let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
-    while Instant::now() < until && take() {
+    while let Some(due) = turns.next() {
+        tokio::time::sleep_until(due.into()).await;
         let exchange = async {
             let (mut sender, used) = match connection.take() {
                 Some((sender, used)) if used < PER_CONNECTION && !sender.is_closed() => (sender, used),
@@ -153,6 +176,21 @@ impl fmt::Display for Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_begin_at_their_rate_until_the_count_or_the_time_is_over() {
+        let start = Instant::now();
+        let turns = |most, rate, seconds| {
+            let until = start + Duration::from_secs(seconds);
+            let turns = Turns { taken: AtomicU64::new(0), most, rate, start, until };
+            let due = std::iter::from_fn(move || turns.next());
+            due.map(|due| (due - start).as_millis()).collect::<Vec<_>>()
+        };
+        assert_eq!(turns(3, Some(4), 60), [0, 250, 500]);
+        assert_eq!(turns(100, Some(2), 2), [0, 500, 1000, 1500]);
+        assert_eq!(turns(3, None, 60), [0, 0, 0]);
+        assert!(turns(3, None, 0).is_empty());
+    }
 
     #[test]
     fn anything_but_200_is_not_good() -> Result<()> {

@@ -1,4 +1,5 @@
-//! What the Makefile calls besides Cargo: generated files, images without a daemon, pushing, a bounded load.
+//! What the Makefile calls besides Cargo: generated files, images without a daemon, pushing, a bounded load, the recording
+//! of a terminal.
 
 mod generate;
 mod image;
@@ -6,6 +7,7 @@ mod libraries;
 mod load;
 mod progress;
 mod push;
+mod recording;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
@@ -21,6 +23,8 @@ enum Task {
     Push(push::Push),
     /// Sends GET requests, and stops at a count or a time, whichever comes first.
     Load(load::Load),
+    /// Draws what comes from stdin as an SVG that shows each line when it came.
+    Recording(recording::Recording),
 }
 
 #[tokio::main]
@@ -29,6 +33,7 @@ async fn main() -> Result<()> {
         Task::Generate(generate) => generate.run(),
         Task::Image(image) => image.run().await,
         Task::Push(push) => push.run().await,
+        Task::Recording(recording) => recording.run(),
         Task::Load(load) => {
             let seen = load.run().await?;
             say(&seen.to_string());
