@@ -4,14 +4,14 @@
 use std::{
     collections::BTreeSet,
     path::Path,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, ensure};
 use http::StatusCode;
 use kube::{Api, api::ListParams};
 use podless_crds::{ConditionType::Ready, WasmNode};
-use podless_e2e::{Cluster, Guest, Namespace, Plan, RELEASE_NAMESPACE, Traffic, eventually, get};
+use podless_e2e::{Cluster, Guest, Namespace, Plan, RELEASE_NAMESPACE, Traffic, eventually, get, soak};
 use serde_json::json;
 
 use super::{leader::leader, nodes::serve};
@@ -41,7 +41,7 @@ async fn engine(cluster: &Cluster, namespace: &Namespace) -> Result<String> {
 }
 
 #[tokio::test]
-async fn the_engine_is_replaced_there_and_back_and_nothing_is_lost() -> Result<()> {
+async fn the_engine_is_replaced_and_nothing_is_lost() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let namespace = cluster.namespace("e2e-engine").await?;
     let probe = cluster.registry.push_guest("probe", "e2e/engine:1").await?;
@@ -66,13 +66,15 @@ async fn the_engine_is_replaced_there_and_back_and_nothing_is_lost() -> Result<(
     let parked = namespace.answers("parked").await?;
 
     let mut before = engine(&cluster, &namespace).await?;
-    let first = before.clone();
-    for edition in ["next", ""] {
+    // Names that no earlier run on this cluster has used.
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+    for round in 0..if soak() { 3 } else { 1 } {
+        let edition = format!("test-{since_epoch}-{round}");
         namespace.apply("stopped", json!({"image": probe, "replicas": 0})).await?;
         namespace.until_condition("stopped", Ready, "True", "Stopped").await?;
         namespace.until_condition("parked", Ready, "True", "Parked").await?;
         let (old, start) = (pods(&cluster).await?, Instant::now());
-        upgrade(&cluster, edition).await?;
+        upgrade(&cluster, &edition).await?;
         gone(&cluster, &old).await?;
         eprintln!("edition {edition:?}: all of {} pods replaced after {:.1?}", old.len(), start.elapsed());
         let now = eventually("everybody has another engine", PATIENCE, async || {
@@ -94,11 +96,10 @@ async fn the_engine_is_replaced_there_and_back_and_nothing_is_lost() -> Result<(
             traffic.another(60).await?;
         }
     }
-    assert_eq!(before, first, "an edition is told by its name alone");
     for (name, traffic) in load {
         let seen = traffic.stop().await?;
-        eprintln!("engine replaced twice, {name}: {seen}");
-        seen.none_lost(1000)?;
+        eprintln!("engine replaced, {name}: {seen}");
+        seen.none_lost(500)?;
     }
     namespace.delete().await
 }
