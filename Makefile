@@ -200,7 +200,7 @@ soak: $(NEXTEST) build examples harness ## The tests on a real cluster in their 
 	@$(CLUSTER) --name soak up --default-backoff
 	@$(MAKE) BUILT=yes CLUSTER_NAME=soak test-install
 	@CLUSTER_NAME=soak PODLESS_SOAK=1 scripts/with-test-cluster timeout 90m \
-		$(NEXTEST) nextest run --profile soak --no-capture $(OPERATOR_SIDE)
+		$(NEXTEST) nextest run --profile soak --run-ignored all --no-capture $(OPERATOR_SIDE)
 	@$(CLUSTER) --name soak down
 
 test-down: harness ## End the clusters of the tests

@@ -4,42 +4,26 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::scaling::not_null;
-
 /// Which nodes may serve this.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+///
+/// What a Pod may have beside it is pruned by the API server; were these optional, what is left would ask for nothing, unseen.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Affinity {
     /// Which nodes, by what they are.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "not_null::<NodeAffinity>")]
-    pub node_affinity: Option<NodeAffinity>,
-}
-
-impl Affinity {
-    /// True when every node is as good as any other.
-    pub fn is_empty(&self) -> bool {
-        self.node_affinity.is_none()
-    }
-
-    /// What a node must match; `None`: it need not match anything.
-    pub fn required(&self) -> Option<&NodeSelector> {
-        self.node_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_ref()
-    }
+    pub node_affinity: NodeAffinity,
 }
 
 /// Which nodes, by what they are.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeAffinity {
     /// What a node must match to serve this. The name is a Pod's; unlike a Pod, a service also moves when its node matches no longer, as with nodeSelector.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "not_null::<NodeSelector>")]
-    pub required_during_scheduling_ignored_during_execution: Option<NodeSelector>,
+    pub required_during_scheduling_ignored_during_execution: NodeSelector,
 }
 
 /// Terms of which a node must match one.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeSelector {
     /// A node must match one of these terms.
@@ -48,7 +32,7 @@ pub struct NodeSelector {
 }
 
 /// Requirements that a node must meet, all of them. A term without any is met by none.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeSelectorTerm {
     /// What is required of the node's labels.
@@ -62,7 +46,7 @@ pub struct NodeSelectorTerm {
 }
 
 /// What is required of one label.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = json!([
     {
@@ -77,7 +61,7 @@ pub struct NodeSelectorTerm {
     },
     {
         "rule": "!(self.operator in ['Gt', 'Lt']) || has(self.values) && self.values.size() == 1 && self.values[0].matches('^[0-9]{1,18}$')",
-        "message": "operators Gt and Lt need one value, an integer",
+        "message": "operators Gt and Lt need one value, a whole number from 0",
         "fieldPath": ".values"
     }
 ])))]
@@ -90,14 +74,14 @@ pub struct LabelRequirement {
     pub key: String,
     /// In: the label has one of the values. NotIn: it has none of them, or is not there. Exists: it is there. DoesNotExist: it is not. Gt, Lt: it is an integer above, or below, the value.
     pub operator: LabelOperator,
-    /// Values that the label is compared with: some for In and NotIn, one integer for Gt and Lt, none for Exists and DoesNotExist.
+    /// Values that the label is compared with: some for In and NotIn, one whole number from 0 for Gt and Lt, none for Exists and DoesNotExist.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "label_values_schema")]
     pub values: Vec<String>,
 }
 
 /// How a label is compared.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 pub enum LabelOperator {
     /// It has one of the values.
     In,
@@ -114,7 +98,7 @@ pub enum LabelOperator {
 }
 
 /// What is required of a field of the Node.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct FieldRequirement {
     /// Which field: metadata.name.
@@ -127,7 +111,7 @@ pub struct FieldRequirement {
 }
 
 /// A field of a Node by which it can be chosen.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 pub enum NodeField {
     /// Its name.
     #[serde(rename = "metadata.name")]
@@ -135,7 +119,7 @@ pub enum NodeField {
 }
 
 /// How a field is compared.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 pub enum FieldOperator {
     /// It is the value.
     In,

@@ -133,6 +133,8 @@ reasons! {
     NoPort,
     /// A Service of that name exists and is not ours.
     ServiceConflict,
+    /// The API server refuses the Service or the slices: a quota, a rule, a value that its version lacks.
+    Refused,
     /// A node could not load the artifact.
     LoadFailed,
     /// This generation serves; replicas that the load has just added may still be loading.

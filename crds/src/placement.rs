@@ -21,7 +21,7 @@ pub(crate) fn node_selector_schema(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// A taint that is tolerated, as in a Pod.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = json!([
     {
@@ -54,7 +54,7 @@ pub struct Toleration {
 }
 
 /// How a toleration's value is compared.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 pub enum TolerationOperator {
     /// The taint has this value.
     #[default]
@@ -64,7 +64,7 @@ pub enum TolerationOperator {
 }
 
 /// What a taint does.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq, Hash)]
 pub enum TaintEffect {
     /// Keeps away what does not tolerate it.
     NoSchedule,

@@ -91,6 +91,11 @@ pub(crate) fn not_null<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema
     {
         "rule": "self.type != 'RPS' || has(self.value)",
         "message": "type RPS needs value: the requests a second that one replica is to take"
+    },
+    {
+        "rule": "self.type != 'CPU' || !has(self.value) || self.value >= 10",
+        "message": "value of CPU is in thousandths: 1000 is one CPU, 10 is the least",
+        "fieldPath": ".value"
     }
 ])))]
 pub struct ScalingMetric {
@@ -101,7 +106,7 @@ pub struct ScalingMetric {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "not_null::<i32>", range(min = 1, max = 100))]
     pub utilization: Option<i32>,
-    /// Requests in flight, requests a second, or thousandths of a CPU (500 is half of one), that one replica is to take on average. More than `concurrency` in flight counts as `concurrency`.
+    /// Requests in flight, requests a second, or thousandths of a CPU (1000 is one, 10 the least), that one replica is to take on average. More than `concurrency` in flight counts as `concurrency`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "not_null::<i32>", range(min = 1, max = 1_000_000))]
     pub value: Option<i32>,

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    Affinity, Capabilities, EnvVar, Resources, Scaling, Toleration, WasmServiceStatus, placement::node_selector_schema,
-    scaling::not_null,
+    Affinity, Capabilities, EnvVar, NodeSelector, Resources, Scaling, Toleration, WasmServiceStatus,
+    placement::node_selector_schema, scaling::not_null,
 };
 
 /// A WebAssembly component served over HTTP, without pods: the operator pulls, audits and precompiles it once, and the
@@ -75,8 +75,9 @@ pub struct WasmServiceSpec {
     #[schemars(schema_with = "node_selector_schema")]
     pub node_selector: BTreeMap<String, String>,
     /// Nodes that may serve this, by expressions, as in a Pod: affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution. A node must match this and nodeSelector.
-    #[serde(default, skip_serializing_if = "Affinity::is_empty")]
-    pub affinity: Affinity,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "not_null::<Affinity>")]
+    pub affinity: Option<Affinity>,
     /// Taints of nodes that this tolerates. A node with a taint NoSchedule or NoExecute that is not tolerated does not serve this; one with PreferNoSchedule is taken last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -99,6 +100,11 @@ impl WasmServiceSpec {
     /// The number of replicas, if it is fixed.
     pub fn fixed_replicas(&self) -> Option<u32> {
         self.replicas.map(|n| u32::try_from(n).unwrap_or(0))
+    }
+
+    /// What a node must match besides `nodeSelector`; `None`: it need not match anything.
+    pub fn required_nodes(&self) -> Option<&NodeSelector> {
+        Some(&self.affinity.as_ref()?.node_affinity.required_during_scheduling_ignored_during_execution)
     }
 }
 

@@ -38,7 +38,7 @@ pub struct WasmServiceStatus {
     /// What the operator has decided, and by what; absent with a fixed number of replicas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<ScalingStatus>,
-    /// Selects what counts as a replica, in the text form that an HPA needs. There are no pods: nothing has these labels but the Service and its slice.
+    /// Selects what counts as a replica, in the text form that an HPA needs. There are no pods: nothing has these labels but the Service and its slices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
     /// Replicas on nodes that serve this generation.

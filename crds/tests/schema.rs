@@ -91,7 +91,11 @@ fn scaling_has_its_defaults_in_the_schema() {
     }
     let rules = |schema: &Value| schema["x-kubernetes-validations"].as_array().map_or(0, Vec::len);
     let got = [spec, scaling, &scaling["properties"]["metric"]].map(rules);
-    assert_eq!(got, [2, 2, 2], "not both, what CPU needs; min and max, windows; one of the two, what RPS needs");
+    assert_eq!(
+        got,
+        [2, 2, 3],
+        "not both, what CPU needs; min and max, windows; one of the two, what RPS needs, CPU's unit"
+    );
 }
 
 #[test]
@@ -143,8 +147,12 @@ fn the_spec_is_flat_and_has_the_fields_that_work() {
 #[test]
 fn a_node_is_required_as_a_pod_requires_it() {
     let [(_, service), _] = schemas();
-    let affinity = &service["properties"]["spec"]["properties"]["affinity"]["properties"]["nodeAffinity"];
-    assert_ne!(affinity["nullable"], true, "a null would ask for nothing, unseen");
+    let spec = &service["properties"]["spec"]["properties"]["affinity"];
+    let affinity = &spec["properties"]["nodeAffinity"];
+    for (schema, field) in [(spec, "nodeAffinity"), (affinity, "requiredDuringSchedulingIgnoredDuringExecution")] {
+        assert_ne!(schema["nullable"], true, "a null would ask for nothing, unseen");
+        assert_eq!(schema["required"], serde_json::json!([field]), "without it it would ask for nothing, unseen");
+    }
     let required = &affinity["properties"]["requiredDuringSchedulingIgnoredDuringExecution"];
     assert_eq!(required["required"], serde_json::json!(["nodeSelectorTerms"]));
     let terms = &required["properties"]["nodeSelectorTerms"];

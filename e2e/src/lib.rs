@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Whether the tests take their long forms, as `make soak` asks for.
+/// Whether the tests take their long forms, as `make soak` asks for. Those that have no short one are `#[ignore]`d.
 pub fn soak() -> bool {
     std::env::var("PODLESS_SOAK").is_ok_and(|value| value == "1")
 }

@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod link;
 pub mod link_slice;
 pub mod metrics;
+pub mod moves;
 pub mod nodes;
 pub mod ports;
 pub mod rebalance;

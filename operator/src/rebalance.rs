@@ -1,9 +1,9 @@
 //! Evens out what nodes are given, for as long as this replica leads. In: shims, Nodes and what services have been given;
-//! out: a service that is to move, one at a time, told to its next reconcile. IO, but for [`Since`]; who decides is
-//! `schedule`.
+//! out: a service that is to move, one at a time, told to its next reconcile. IO, but for [`Since`] and [`Idle`]; who
+//! decides is `schedule`, and `moves` says how far a move is.
 //!
 //! Gentle: it can wait. Nothing moves while a shim has just come or gone, or is told to go, or a Node has just been tainted; nor
-//! a service that has just changed; nor the next before the last one serves where it went.
+//! a service that has just changed; nor the next before the last one serves where it went, or was given up.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,7 +18,8 @@ use kube::{ResourceExt, runtime::reflector::Store};
 use crate::{
     ledger::Ledger,
     link::{Hub, content::Assigned, sessions::Sessions},
-    nodes::facts::{NodeStore, Taint},
+    moves::{Moves, NextMove, Stage},
+    nodes::facts::{AllNodes, NodeStore, Taint},
     reconcile::{
         plan::nodes_of,
         views::{ShimView, views},
@@ -30,24 +31,8 @@ use crate::{
 
 /// Between two looks, and so between two moves.
 const LOOK: Duration = Duration::from_secs(2);
-/// For this long nothing has changed of what a move depends on.
+/// For this long nothing has changed of what a move depends on. After this it is looked again whether there is one.
 const STEADY: Duration = Duration::from_secs(30);
-
-/// The move that is to be made next, if nothing has come between by then.
-#[derive(Debug, Default)]
-pub struct NextMove(Mutex<Option<Move>>);
-
-impl NextMove {
-    /// What nobody has taken by now was decided by what is no more.
-    fn offer(&self, moved: Option<Move>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = moved;
-    }
-
-    /// The move, if it is this service's: once.
-    pub fn take(&self, service: &str) -> Option<Move> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take_if(|moved| moved.service == service)
-    }
-}
 
 /// Since when things are as they are, by name.
 #[derive(Debug)]
@@ -109,28 +94,35 @@ pub struct Rebalance {
 impl Rebalance {
     /// Looks again and again.
     pub async fn keep(self) -> Infallible {
+        let this = Arc::new(self);
         let (mut shims, mut services) = (Since::default(), Since::default());
-        let mut under_way: Option<String> = None;
+        let mut moves = Moves::default();
+        let mut idle: Option<Idle> = None;
         loop {
             tokio::time::sleep(LOOK).await;
             let now = Instant::now();
-            let assigned: Vec<Arc<Assigned>> = self.hub.sessions().all_assigned().cloned().collect();
+            let assigned: Vec<Arc<Assigned>> = this.hub.sessions().all_assigned().cloned().collect();
             services.see(assigned.iter().map(|a| (a.service.uid.clone(), a.generation)), now);
-            let views = self.steady_shims(&mut shims, now);
-            // Once it serves it is done: what becomes of it later holds up nobody.
-            under_way = under_way.filter(|last| !self.serves(last, &assigned));
-            let moved = views.filter(|_| under_way.is_none()).and_then(|views| {
-                let steady = assigned.iter().filter(|a| services.steady(&a.service.uid, now));
-                self.decide(&views, steady)
-            });
-            let who = moved.as_ref().and_then(|moved| assigned.iter().find(|a| a.service.uid == moved.service));
-            self.next.offer(moved.clone());
-            if let (Some(moved), Some(Assigned { service, .. })) = (moved, who.map(Arc::as_ref)) {
-                let (ServiceRef { namespace, name, uid }, Move { from, to, .. }) = (service, &moved);
-                tracing::info!(namespace, service = name, from, to, "moves, because its node is given far more");
-                under_way = Some(uid.clone());
-                self.hub.wake.one(service);
+            if let Some(moved) = moves.look(|moved| this.stage(moved, &assigned), now) {
+                tell(&moved, &assigned);
             }
+            let views = this.steady_shims(&mut shims, now);
+            if views.is_none() {
+                moves.withdraw();
+            }
+            let seen = this.seen();
+            let looks = moves.is_idle() && idle.as_ref().is_none_or(|idle| idle.is_over(&seen, now));
+            let mut woken = None;
+            if let Some(views) = views.filter(|_| looks) {
+                let may = |a: &&Arc<Assigned>| services.steady(&a.service.uid, now) && moves.may_move(&a.service.uid);
+                let movable = assigned.iter().filter(may).cloned().collect();
+                let moved = this.clone().decided(views, movable).await;
+                idle = moved.is_none().then_some(Idle { seen, since: now });
+                woken = moved.as_ref().and_then(|moved| assigned.iter().find(|a| a.service.uid == moved.service));
+                moved.into_iter().for_each(|moved| moves.begin(moved, now));
+            }
+            this.next.offer(moves.offered().cloned());
+            woken.into_iter().for_each(|assigned| this.hub.wake.one(&assigned.service));
         }
     }
 
@@ -148,18 +140,31 @@ impl Rebalance {
         (since.all_steady(now) && all.len() * 2 > there).then_some(all)
     }
 
-    /// Whether the service serves all that was assigned last; also when it is gone.
-    fn serves(&self, service: &str, assigned: &[Arc<Assigned>]) -> bool {
-        let sessions = self.hub.sessions();
-        assigned.iter().filter(|a| a.service.uid == service).all(|a| is_served(a, &sessions))
+    fn stage(&self, moved: &Move, assigned: &[Arc<Assigned>]) -> Stage {
+        let Some(assigned) = assigned.iter().find(|a| a.service.uid == moved.service) else { return Stage::Served };
+        match moved.done(&assigned.replicas) != assigned.replicas {
+            true => Stage::Offered,
+            false if is_served(assigned, &self.hub.sessions()) => Stage::Served,
+            false => Stage::Made,
+        }
     }
 
-    fn decide<'a>(&self, views: &[ShimView], assigned: impl Iterator<Item = &'a Arc<Assigned>>) -> Option<Move> {
+    fn seen(&self) -> Seen {
+        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        Seen { nodes: self.nodes.all(), loads: ledger.loads.all().clone() }
+    }
+
+    /// Decides where it holds up nobody: of a thousand nodes and ten thousand services it takes a while.
+    async fn decided(self: Arc<Self>, views: Vec<ShimView>, movable: Vec<Arc<Assigned>>) -> Option<Move> {
+        tokio::task::spawn_blocking(move || self.decide(&views, &movable)).await.ok().flatten()
+    }
+
+    fn decide(&self, views: &[ShimView], movable: &[Arc<Assigned>]) -> Option<Move> {
         let specs: HashMap<_, _> = self.hub.services().into_iter().filter_map(|s| Some((s.uid()?, s))).collect();
         let movable: Vec<_> = {
             let sessions = self.hub.sessions();
-            let movable = |a: &&Arc<Assigned>| !a.parked && is_served(a, &sessions);
-            assigned.filter(movable).filter_map(|a| Some((a, specs.get(&a.service.uid)?))).collect()
+            let movable = movable.iter().filter(|a| !a.parked && is_served(a, &sessions));
+            movable.filter_map(|a| Some((a, specs.get(&a.service.uid)?))).collect()
         };
         let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let placed = movable.iter().filter_map(|(a, service)| {
@@ -169,7 +174,7 @@ impl Rebalance {
                 service: &a.service.uid,
                 replicas: a.replicas.values().sum(),
                 node_selector: &service.spec.node_selector,
-                affinity: service.spec.affinity.required(),
+                affinity: service.spec.required_nodes(),
                 tolerations: &service.spec.tolerations,
                 each: each(a, ledger.loads.of(&a.service.uid)?)?,
             };
@@ -182,6 +187,36 @@ impl Rebalance {
         let nodes = nodes_of(shown, ledger.loads.all(), |name| Node::new(&facts[name]));
         drop(ledger);
         rebalance(&nodes, &placed)
+    }
+}
+
+/// What a decision was made by, but for services that were yet to serve.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    nodes: AllNodes,
+    loads: BTreeMap<String, Cost>,
+}
+
+/// There was nothing to do.
+#[derive(Debug)]
+struct Idle {
+    seen: Seen,
+    since: Instant,
+}
+
+impl Idle {
+    /// Something has changed, or some time has passed.
+    fn is_over(&self, seen: &Seen, now: Instant) -> bool {
+        self.seen != *seen || now.duration_since(self.since) >= STEADY
+    }
+}
+
+fn tell(moved: &Move, assigned: &[Arc<Assigned>]) {
+    // One that has gone elsewhere meanwhile has not made this move.
+    let made = |a: &&Arc<Assigned>| a.service.uid == moved.service && a.replicas.contains_key(&moved.to);
+    if let Some(ServiceRef { namespace, name, .. }) = assigned.iter().find(made).map(|a| &a.service) {
+        let Move { from, to, .. } = moved;
+        tracing::info!(namespace, service = name, from, to, "moves, because its node is given far more");
     }
 }
 
@@ -228,13 +263,16 @@ mod tests {
     }
 
     #[test]
-    fn a_move_is_taken_once_and_by_its_service() {
-        let next = NextMove::default();
-        let moved = Move { service: "s".into(), from: "a".into(), to: "b".into() };
-        next.offer(Some(moved.clone()));
-        assert_eq!((next.take("t"), next.take("s"), next.take("s")), (None, Some(moved.clone()), None));
-        next.offer(Some(moved));
-        next.offer(None);
-        assert_eq!(next.take("s"), None);
+    fn nothing_to_do_is_found_once_until_something_changes() {
+        let start = Instant::now();
+        let seen = |slots| Seen {
+            nodes: AllNodes::default(),
+            loads: BTreeMap::from([("a".to_owned(), Cost { slots, ..Cost::default() })]),
+        };
+        let idle = Idle { seen: seen(1), since: start };
+        let soon = start + STEADY / 2;
+        assert!(!idle.is_over(&seen(1), soon));
+        assert!(idle.is_over(&seen(2), soon));
+        assert!(idle.is_over(&seen(1), start + STEADY));
     }
 }

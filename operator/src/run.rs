@@ -1,6 +1,7 @@
 //! The wiring: the admin port always, everything else for as long as this replica leads. IO.
 
 use std::{
+    collections::HashMap,
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::pin,
@@ -297,10 +298,17 @@ async fn recover(client: &Client) -> anyhow::Result<Ledger> {
     let mine =
         ListParams::default().labels(&format!("{SERVICE_LABEL},endpointslice.kubernetes.io/managed-by={MANAGED_BY}"));
     let slices = Api::<EndpointSlice>::all(client.clone()).list(&mine).await.context("slices cannot be listed")?;
+    let services = Api::<WasmService>::all(client.clone()).list_metadata(&ListParams::default()).await;
+    let services = services.context("services cannot be listed")?.items;
+    let namespaces: HashMap<_, _> = services.into_iter().filter_map(|s| Some((s.uid()?, s.namespace()?))).collect();
     let mut ledger = Ledger::default();
     for slice in slices {
         let Some(service) = owner(&slice) else { continue };
-        ledger.slices.insert(&service, &slice.name_any());
+        // Anybody can give a slice in a namespace of their own the owner of another.
+        if namespaces.get(&service).is_some_and(|namespace| slice.namespace().as_ref() != Some(namespace)) {
+            continue;
+        }
+        ledger.slices.seen(&slice);
         if let Some(port) = children::recorded_port(&slice) {
             ledger.ports.recover(&service, port);
         }
@@ -316,12 +324,8 @@ async fn recover(client: &Client) -> anyhow::Result<Ledger> {
 fn note_slice(ledger: &Mutex<Ledger>, event: &watcher::Event<PartialObjectMeta<EndpointSlice>>) {
     let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
     match event {
-        watcher::Event::Apply(slice) | watcher::Event::InitApply(slice) => {
-            owner(slice).iter().for_each(|service| ledger.slices.insert(service, &slice.name_any()));
-        }
-        watcher::Event::Delete(slice) => {
-            owner(slice).iter().for_each(|service| ledger.slices.remove(service, &slice.name_any()));
-        }
+        watcher::Event::Apply(slice) | watcher::Event::InitApply(slice) => ledger.slices.seen(slice),
+        watcher::Event::Delete(slice) => ledger.slices.gone(slice),
         watcher::Event::Init | watcher::Event::InitDone => {}
     }
 }

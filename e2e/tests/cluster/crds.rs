@@ -55,6 +55,13 @@ fn table() -> Vec<(&'static str, Value, Option<&'static str>)> {
         ("scaling by RPS", scaling(json!({"metric": {"type": "RPS", "value": 100}})), None),
         ("RPS without a value", scaling(json!({"metric": {"type": "RPS"}})), Some("spec.scaling.metric")),
         ("scaling by CPU", scaling(json!({"metric": {"type": "CPU", "value": 500}})), None),
+        ("scaling by a hundredth of a CPU", scaling(json!({"metric": {"type": "CPU", "value": 10}})), None),
+        (
+            "CPUs in place of thousandths",
+            scaling(json!({"metric": {"type": "CPU", "value": 1}})),
+            Some("spec.scaling.metric.value"),
+        ),
+        ("a value of 1 that is not of CPU", scaling(json!({"metric": {"value": 1}})), None),
         ("CPU without a value", scaling(json!({"metric": {"type": "CPU"}})), Some("spec.scaling.metric")),
         (
             "CPU, percent of nothing",
@@ -157,7 +164,13 @@ fn table() -> Vec<(&'static str, Value, Option<&'static str>)> {
         ("toleration of another effect", toleration(json!({"key": "a", "effect": "Always"})), Some("effect")),
         ("near clients first", with("trafficDistribution", json!("PreferSameNode")), None),
         ("another distribution", with("trafficDistribution", json!("PreferFar")), Some("spec.trafficDistribution")),
-        ("no affinity", with("affinity", json!({})), None),
+        ("affinity to nothing known", with("affinity", json!({})), Some("spec.affinity.nodeAffinity")),
+        (
+            "affinity that requires nothing",
+            node_affinity(json!({})),
+            Some("spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution"),
+        ),
+        ("affinity of null", with("affinity", json!(null)), Some("spec.affinity")),
         ("affinity to labels", label(json!({"key": "example.com/disk", "operator": "In", "values": ["a", "b"]})), None),
         ("affinity to a name", field(json!({"key": "metadata.name", "operator": "NotIn", "values": ["n1"]})), None),
         ("affinity to a number", label(json!({"key": "a", "operator": "Gt", "values": ["15"]})), None),
@@ -196,6 +209,11 @@ fn table() -> Vec<(&'static str, Value, Option<&'static str>)> {
         (
             "affinity to more than a text",
             label(json!({"key": "a", "operator": "Gt", "values": ["many"]})),
+            Some("matchExpressions[0].values"),
+        ),
+        (
+            "affinity to a number below 0",
+            label(json!({"key": "a", "operator": "Lt", "values": ["-1"]})),
             Some("matchExpressions[0].values"),
         ),
         (

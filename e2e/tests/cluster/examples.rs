@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use podless_crds::Grant;
-use podless_e2e::{Cluster, Namespace, get, soak};
+use podless_e2e::{Cluster, Namespace, get};
 use serde_json::{Value, json};
 
 /// Serves a built example as its own service.yaml has it, from this cluster's registry.
@@ -72,12 +72,10 @@ async fn crud_checks_what_it_is_sent_by_either_way_in() -> Result<()> {
     namespace.delete().await
 }
 
-/// In the long form only: their toolchains are large, and compiling the two takes half a minute.
+/// Their toolchains are large, and compiling the two takes half a minute.
 #[tokio::test]
+#[ignore = "long form: make soak"]
 async fn javascript_and_python_greet() -> Result<()> {
-    if !soak() {
-        return Ok(());
-    }
     let cluster = Cluster::connect().await?;
     let namespace = cluster.namespace("e2e-toolchains").await?;
     greets(&cluster, &namespace, "hello-js", "Hello from JavaScript").await?;

@@ -11,7 +11,7 @@ use kube::{
     api::{DeleteParams, ListParams, PostParams},
 };
 use podless_crds::ConditionType::{self, Audited, Available, Placed, Precompiled, Ready, Resolved};
-use podless_e2e::{COMPONENT, Cluster, Guest, Namespace, Plan, Traffic, all_serve, condition, eventually, is, soak};
+use podless_e2e::{COMPONENT, Cluster, Guest, Namespace, Plan, Traffic, all_serve, condition, eventually, is};
 use serde_json::{Value, json};
 
 use crate::components;
@@ -137,12 +137,10 @@ async fn each_mistake_is_answered_and_mended() -> Result<()> {
     namespace.delete().await
 }
 
-/// In the long form only: the compiler may work for three minutes, and does.
+/// The compiler may work for three minutes, and does.
 #[tokio::test]
+#[ignore = "long form: make soak"]
 async fn what_takes_too_long_to_compile_is_told_so_and_holds_up_nobody_who_serves() -> Result<()> {
-    if !soak() {
-        return Ok(());
-    }
     let cluster = Cluster::connect().await?;
     let namespace = cluster.namespace("e2e-slow").await?;
     let good = cluster.registry.push_guest("hello", "e2e/slow:good").await?;
@@ -173,13 +171,11 @@ async fn what_takes_too_long_to_compile_is_told_so_and_holds_up_nobody_who_serve
     namespace.delete().await
 }
 
-/// In the long form only; with an API server alone it is seen in each run, see `operator/tests/api/many.rs`.
+/// With an API server alone it is seen in each run, see `operator/tests/api/many.rs`.
 #[tokio::test]
+#[ignore = "long form: make soak"]
 async fn five_hundred_broken_services_disturb_no_good_one() -> Result<()> {
     const BROKEN: usize = 500;
-    if !soak() {
-        return Ok(());
-    }
     let cluster = Cluster::connect().await?;
     let namespace = cluster.namespace("e2e-many").await?;
     let registry = &cluster.registry;

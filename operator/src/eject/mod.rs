@@ -5,7 +5,7 @@
 //! Of the gone `verdict` decides, `reached` says whose word counts, and both are pure; `probe` and this do IO. Of the slow
 //! `pace` makes windows of counts, `outlier` compares them, `term` says for how long, all pure; `slow` does IO.
 //!
-//! Of the six seconds that this may take, the link's keep-alive has three (see `link`), two rounds of looking the rest.
+//! Of the five seconds that this may take, the link's keep-alive has half (see `link`), two rounds of looking the rest.
 //! When the leader's own node is lost, its successor ejects nobody before its grace is over; until then what Kubernetes
 //! says of the pods counts.
 
@@ -32,7 +32,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{link::Hub, metrics::Metrics, reconcile::plan::PATIENCE, schedule::stable_hash, shims::shim_pods};
 pub use outlier::Measured;
-pub use pace::Pace;
+pub use pace::{Look, Pace};
 use reached::Reached;
 pub use term::Slow;
 use verdict::{Member, Round, missed, verdict};

@@ -2,7 +2,8 @@
 //! the others that serve the same. Pure.
 //!
 //! Nobody is compared with fewer than two others, nor with the quicker of two: so no single shim that says wrong things of
-//! itself, and none that has nothing to do, makes another look slow.
+//! itself, and none that has nothing to do, makes another look slow. Only what happened at the same time is compared: what
+//! slows all of them down condemns none.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -59,20 +60,35 @@ pub(super) fn compare(shims: &[Measured], since: Instant) -> HashMap<&str, Compa
         }
     }
     let mut compared: BTreeMap<usize, Vec<(u64, Compared)>> = BTreeMap::new();
-    for mut all in services.into_values().filter(|all| all.len() > OTHERS) {
-        all.sort_by(|(_, a), (_, b)| a.micros.total_cmp(&b.micros));
-        let others = all.len() - 1;
-        for (place, (index, window)) in all.iter().enumerate().filter(|(_, (_, window))| window.until > since) {
-            // The median of the others; of two in the middle the slower one.
-            let middle = if others / 2 < place { others / 2 } else { others / 2 + 1 };
-            let theirs = all[middle].1.micros;
-            let slower = window.micros - theirs >= NOTICEABLE;
-            let ratio = if slower { window.micros / theirs.max(1.0) } else { 1.0 };
-            let one = Compared { ratio, micros: window.micros, theirs, others, from: window.from };
-            compared.entry(*index).or_default().push((window.requests, one));
+    for all in services.into_values() {
+        for (index, window) in all.iter().filter(|(_, window)| window.until > since) {
+            let others = all.iter().filter(|(other, theirs)| other != index && overlap(window, theirs));
+            if let Some(one) = beside(window, others.map(|(_, theirs)| *theirs).collect()) {
+                compared.entry(*index).or_default().push((window.requests(), one));
+            }
         }
     }
     compared.into_iter().filter_map(|(index, all)| Some((shims[index].pod_uid.as_str(), median(all)?))).collect()
+}
+
+fn overlap(a: &Window, b: &Window) -> bool {
+    a.from < b.until && b.from < a.until
+}
+
+/// One service on one shim beside the others that have it, if they are enough.
+fn beside(window: &Window, mut others: Vec<&Window>) -> Option<Compared> {
+    if others.len() < OTHERS {
+        return None;
+    }
+    // The median of the others; of two in the middle the slower one. Who answers nothing is the slowest.
+    let middle = others.len() / 2;
+    let order = |a: &&Window, b: &&Window| a.is_stalled().cmp(&b.is_stalled()).then(a.micros.total_cmp(&b.micros));
+    let (_, theirs, _) = others.select_nth_unstable_by(middle, order);
+    // As many may wait for what all of them wait for.
+    let alike = window.is_stalled() && (theirs.is_stalled() || window.waiting < theirs.waiting.saturating_mul(2));
+    let slower = !alike && window.micros - theirs.micros >= NOTICEABLE;
+    let ratio = if slower { window.micros / theirs.micros.max(1.0) } else { 1.0 };
+    Some(Compared { ratio, micros: window.micros, theirs: theirs.micros, others: others.len(), from: window.from })
 }
 
 /// The one in the middle, each counted as often as it has requests.
@@ -96,23 +112,29 @@ mod tests {
 
     use super::*;
 
+    /// So many answers of so many milliseconds, while so many wait, in three seconds.
+    fn window(generation: i64, answered: u64, waiting: u64, millis: f64, from: Instant) -> Window {
+        Window { generation, answered, waiting, micros: millis * 1e3, from, until: from + Duration::from_secs(3) }
+    }
+
+    /// What is newer than this, compared: ratios, 0 for who is not.
+    fn newer(since: Instant, shims: impl IntoIterator<Item = HashMap<String, Window>>) -> Vec<f64> {
+        let measured = |(i, windows): (usize, _)| Measured { pod_uid: i.to_string(), windows };
+        let all: Vec<_> = shims.into_iter().enumerate().map(measured).collect();
+        let compared = compare(&all, since);
+        all.iter().map(|shim| compared.get(shim.pod_uid.as_str()).map_or(0.0, |one| one.ratio)).collect()
+    }
+
     /// Services with requests and milliseconds, by shim; compared: ratios, 0 for who is not.
     fn ratios(shims: &[&[(&str, u64, f64)]]) -> Vec<f64> {
         let start = Instant::now();
-        let until = start + Duration::from_secs(3);
         let window = |&(service, requests, millis): &(&str, u64, f64)| {
             let (service, generation) = service.split_once('@').unwrap_or((service, "1"));
-            let generation = generation.parse().expect("a generation");
-            (service.to_owned(), Window { generation, requests, micros: millis * 1e3, from: start, until })
+            (service.to_owned(), window(generation.parse().expect("a generation"), requests, 0, millis, start))
         };
-        let all: Vec<_> = shims
-            .iter()
-            .enumerate()
-            .map(|(i, windows)| Measured { pod_uid: i.to_string(), windows: windows.iter().map(window).collect() })
-            .collect();
-        assert!(compare(&all, until).is_empty(), "nothing is newer");
-        let compared = compare(&all, start);
-        (0..shims.len()).map(|i| compared.get(i.to_string().as_str()).map_or(0.0, |one| one.ratio)).collect()
+        let all = || shims.iter().map(|windows| windows.iter().map(window).collect());
+        assert!(newer(start + Duration::from_secs(3), all()).iter().all(|ratio| *ratio == 0.0), "nothing is newer");
+        newer(start, all())
     }
 
     #[test]
@@ -140,6 +162,37 @@ mod tests {
         assert_eq!(ratios(&[&[("a", 300, 50.0), ("b", 100, 20.0)], fast, fast]), [10.0, 1.0, 1.0]);
         assert_eq!(ratios(&[&[("a", 100, 50.0), ("b", 100, 20.0)], fast, fast]), [1.0; 3], "half is not most");
         assert_eq!(ratios(&[&[("own", 9999, 500.0), ("a", 100, 50.0)], fast, fast])[0], 10.0, "what only it has");
+    }
+
+    /// One service on each shim: answers, those that wait, milliseconds, the second in which the window begins.
+    fn at(shims: &[(u64, u64, f64, u64)]) -> Vec<f64> {
+        let start = Instant::now();
+        let one = |&(answered, waiting, millis, second): &(u64, u64, f64, u64)| {
+            let from = start + Duration::from_secs(second);
+            HashMap::from([("s".to_owned(), window(1, answered, waiting, millis, from))])
+        };
+        newer(start, shims.iter().map(one))
+    }
+
+    #[test]
+    fn who_answers_nothing_is_compared_with_those_that_answer() {
+        let (stalled, good) = ((0, 30, 3000.0, 0), (100, 5, 5.0, 0));
+        assert_eq!(at(&[stalled, good, good]), [600.0, 1.0, 1.0]);
+        assert_eq!(at(&[stalled, (0, 10, 2500.0, 0), (0, 10, 2500.0, 0)]), [1.0; 3], "what all of them need is gone");
+        assert_eq!(at(&[stalled, stalled, good]), [1.0; 3]);
+        assert_eq!(at(&[stalled, stalled, good, good, good]), [600.0, 600.0, 1.0, 1.0, 1.0]);
+        let waits = (100, 20, 5.0, 0);
+        assert_eq!(at(&[stalled, waits, waits]), [1.0; 3], "clients wait for news everywhere");
+        assert_eq!(at(&[(0, 30, 3000.0, 0), (100, 5, 2000.0, 0), (100, 5, 2000.0, 0)]), [1.5, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn only_what_happened_at_the_same_time_is_compared() {
+        let (slow, before) = ((100, 0, 50.0, 3), (100, 0, 5.0, 0));
+        assert_eq!(at(&[slow, before, before]), [0.0; 3], "all may be slow by now");
+        assert_eq!(at(&[slow, before, (100, 0, 5.0, 1)]), [0.0, 0.0, 1.0]);
+        assert_eq!(at(&[slow, (100, 0, 5.0, 1), (100, 0, 5.0, 5)])[0], 10.0);
+        assert_eq!(at(&[slow, (100, 0, 5.0, 6), (100, 0, 5.0, 7)])[0], 0.0);
     }
 
     proptest! {

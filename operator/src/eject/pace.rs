@@ -20,14 +20,28 @@ const ENOUGH: u64 = 10;
 pub struct Window {
     /// Generation of the object that was served all the while.
     pub generation: i64,
-    /// Requests that were answered, and those that wait.
-    pub requests: u64,
-    /// What an answer takes, in microseconds.
+    /// Requests that were answered. None: as many have begun as would have been enough.
+    pub answered: u64,
+    /// Requests that wait at the later look.
+    pub waiting: u64,
+    /// What an answer takes, in microseconds; where there is none, for how long there has been none.
     pub micros: f64,
     /// The earlier look.
     pub from: Instant,
     /// The later one.
     pub until: Instant,
+}
+
+impl Window {
+    /// Nothing was answered.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.answered == 0
+    }
+
+    /// Requests that were answered, and those that wait.
+    pub(super) fn requests(&self) -> u64 {
+        self.answered.saturating_add(self.waiting)
+    }
 }
 
 /// What one shim has counted, by service.
@@ -36,52 +50,87 @@ pub struct Pace {
     services: HashMap<String, Last>,
 }
 
+/// What it has counted of one service.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// Requests that have begun.
+    pub begun: u64,
+    /// How they were answered.
+    pub said: v1::Pace,
+    /// When it said so.
+    pub at: Instant,
+}
+
 #[derive(Debug)]
 struct Last {
     generation: i64,
-    said: v1::Pace,
-    at: Instant,
+    /// The look that the next window begins with.
+    from: Look,
+    /// The latest since then that saw an answer more than the one before.
+    answer: Look,
     window: Option<Window>,
+}
+
+impl Last {
+    fn new(generation: i64, from: Look, window: Option<Window>) -> Self {
+        Self { generation, from, answer: from, window }
+    }
+
+    /// What has happened until now, if it is enough. Too few answers say nothing: clients that wait for news are no sign of
+    /// slowness.
+    fn window(&self, now: &Look) -> Option<Window> {
+        let answered = now.said.answered.saturating_sub(self.from.said.answered);
+        let weights = now.said.weights.saturating_sub(self.from.said.weights);
+        let from = if answered >= ENOUGH { self.from.at } else { self.answer.at };
+        let over = now.at.saturating_duration_since(from);
+        let window = Window {
+            generation: self.generation,
+            answered,
+            waiting: u64::from(now.said.waiting),
+            micros: typical(weights, answered),
+            from,
+            until: now.at,
+        };
+        if over < SHORTEST {
+            None
+        } else if answered >= ENOUGH {
+            Some(window)
+        } else {
+            // Nor do those that wait by themselves: others have come after the last answer.
+            let stalled = now.begun.saturating_sub(self.answer.begun) >= ENOUGH && window.waiting >= ENOUGH;
+            let silent =
+                self.window.filter(|last| last.is_stalled() && last.until == from).map_or(0.0, |last| last.micros);
+            stalled.then_some(Window { answered: 0, micros: silent + over.as_secs_f64() * 1e6, ..window })
+        }
+    }
 }
 
 impl Pace {
     /// The shim has counted, while it serves this generation of the object.
-    pub fn told(&mut self, service: &str, generation: i64, said: v1::Pace, now: Instant) {
+    pub fn told(&mut self, service: &str, generation: i64, now: Look) {
         let Some(last) = self.services.get_mut(service) else {
-            self.services.insert(service.to_owned(), Last { generation, said, at: now, window: None });
+            self.services.insert(service.to_owned(), Last::new(generation, now, None));
             return;
         };
-        let over = now.saturating_duration_since(last.at);
-        let counted = last.said.answered <= said.answered && last.said.weights <= said.weights;
-        if last.generation != generation || !counted || over > LONGEST {
-            *last = Last { generation, said, at: now, window: None };
-        } else if over >= SHORTEST
-            && let Some((requests, micros)) = pace(&last.said, &said, over)
-        {
-            let window = Window { generation, requests, micros, from: last.at, until: now };
-            *last = Last { generation, said, at: now, window: Some(window) };
+        let Look { begun, said, at } = last.from;
+        let counted = begun <= now.begun && said.answered <= now.said.answered && said.weights <= now.said.weights;
+        if last.generation != generation || !counted || now.at.saturating_duration_since(at) > LONGEST {
+            *last = Last::new(generation, now, None);
+            return;
+        }
+        if last.answer.said.answered < now.said.answered {
+            last.answer = now;
+        }
+        if let Some(window) = last.window(&now) {
+            *last = Last::new(generation, now, Some(window));
         }
     }
 
     /// The latest window of each service, unless it is old. What is older than that is forgotten.
     pub fn windows(&mut self, now: Instant) -> HashMap<String, Window> {
-        self.services.retain(|_, last| now.saturating_duration_since(last.at) <= LONGEST);
+        self.services.retain(|_, last| now.saturating_duration_since(last.from.at) <= LONGEST);
         self.services.iter().filter_map(|(uid, last)| Some((uid.clone(), last.window?))).collect()
     }
-}
-
-/// How many requests there were, and what an answer took, in microseconds. `None`: there were too few. Where nearly nothing
-/// is answered, those that wait tell: as long as it would take to answer them all.
-fn pace(before: &v1::Pace, after: &v1::Pace, over: Duration) -> Option<(u64, f64)> {
-    let (answered, waiting) = (after.answered - before.answered, u64::from(after.waiting));
-    let micros = if answered >= ENOUGH {
-        typical(after.weights - before.weights, answered)
-    } else if waiting >= ENOUGH {
-        over.as_secs_f64() * 1e6 * waiting as f64 / answered.max(1) as f64
-    } else {
-        return None;
-    };
-    Some((answered.saturating_add(waiting), micros))
 }
 
 #[cfg(test)]
@@ -99,15 +148,18 @@ mod tests {
         v1::Pace { waiting, answered, weights: answered * weight(millis(8)) }
     }
 
-    /// The window after these messages, at milliseconds: its length, its requests and milliseconds of an answer.
+    /// The window after these messages, at milliseconds: its length, its requests and milliseconds of an answer. All that
+    /// were answered or wait have begun, and no others.
     fn check(told: &[(u64, i64, v1::Pace)], want: Option<(u64, u64, u64)>) {
         let (mut pace, start) = (Pace::default(), Instant::now());
         for (at, generation, said) in told {
-            pace.told("s", *generation, *said, start + millis(*at));
+            let begun = said.answered + u64::from(said.waiting);
+            pace.told("s", *generation, Look { begun, said: *said, at: start + millis(*at) });
         }
         let now = start + millis(told.last().map_or(0, |(at, ..)| *at));
         let window = pace.windows(now).remove("s");
-        let got = window.map(|w| ((w.until - w.from).as_millis() as u64, w.requests, (w.micros / 1e3).round() as u64));
+        let got =
+            window.map(|w| ((w.until - w.from).as_millis() as u64, w.requests(), (w.micros / 1e3).round() as u64));
         assert_eq!(got, want, "{told:?}");
     }
 
@@ -126,22 +178,39 @@ mod tests {
         check(&[first, (3000, 2, said(150, 0)), (6000, 2, said(170, 0))], Some((3000, 20, 8)));
         check(&[first, (3000, 1, said(50, 0))], None);
         check(&[first, (3000, 1, v1::Pace { weights: 1, ..said(500, 0) })], None);
+        check(&[(0, 1, said(100, 900)), (3000, 1, said(500, 0))], None);
     }
 
     #[test]
-    fn who_answers_nothing_is_known_by_those_that_wait() {
+    fn who_answers_nothing_while_requests_come_is_stalled() {
         let first = (0, 1, said(100, 0));
         check(&[first, (5000, 1, said(100, 9))], None);
-        check(&[first, (5000, 1, said(100, 10))], Some((5000, 10, 50_000)));
-        check(&[first, (5000, 1, said(104, 20))], Some((5000, 24, 25_000)));
-        check(&[first, (5000, 1, said(110, 20))], Some((5000, 30, 8)));
+        check(&[first, (5000, 1, said(100, 10))], Some((5000, 10, 5000)));
+        check(&[first, (2400, 1, said(100, 10))], None);
+        // Since the last answer, and on and on.
+        let last = (1000, 1, said(105, 20));
+        check(&[first, last, (3400, 1, said(105, 40))], None);
+        check(&[first, last, (3500, 1, said(105, 40))], Some((2500, 40, 2500)));
+        check(&[first, last, (3500, 1, said(105, 40)), (6500, 1, said(105, 60))], Some((3000, 60, 5500)));
+        check(&[first, last, (3500, 1, said(105, 40)), (6500, 1, said(155, 60))], Some((3000, 110, 8)));
+    }
+
+    #[test]
+    fn clients_that_wait_for_news_say_nothing() {
+        let news = |at| (at, 1, said(100, 20));
+        check(&[news(0), news(3000), news(6000), news(9000)], None);
+        // Beside them, few others are answered.
+        check(&[news(0), (3000, 1, said(108, 20))], None);
+        check(&[news(0), (3000, 1, said(108, 20)), (6000, 1, said(116, 20))], Some((6000, 36, 8)));
+        check(&[news(0), (5000, 1, said(104, 20)), (9000, 1, said(104, 25))], None);
+        check(&[news(0), (9000, 1, said(109, 20)), (18_000, 1, said(118, 20))], None);
     }
 
     #[test]
     fn what_is_old_is_forgotten() {
         let (mut pace, start) = (Pace::default(), Instant::now());
-        pace.told("s", 1, said(0, 0), start);
-        pace.told("s", 1, said(50, 0), start + millis(3000));
+        pace.told("s", 1, Look { begun: 0, said: said(0, 0), at: start });
+        pace.told("s", 1, Look { begun: 50, said: said(50, 0), at: start + millis(3000) });
         assert_eq!(pace.windows(start + millis(13_000)).len(), 1);
         assert!(pace.windows(start + millis(13_001)).is_empty());
         assert!(pace.services.is_empty());

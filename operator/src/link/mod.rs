@@ -35,7 +35,7 @@ use sessions::Sessions;
 const KEEPALIVE: Duration = Duration::from_secs(1);
 /// A shim that does not answer a ping for this long is disconnected: with the time before the ping, half of what there
 /// is to find that a node is gone; see `eject`.
-const KEEPALIVE_ANSWER: Duration = Duration::from_secs(2);
+const KEEPALIVE_ANSWER: Duration = Duration::from_millis(1500);
 /// Largest message from a shim: a report of ten thousand services has about 5 MB.
 const MAX_MESSAGE: usize = 32 << 20;
 

@@ -52,7 +52,7 @@ pub async fn apply(plan: Plan, observed: &Observed, context: &Context) -> Result
     if let Some(assigned) = assigned {
         context.hub.sessions().assign(assigned);
     }
-    if let Some(growth) = growth {
+    for growth in growth {
         context.hub.sessions().spread(&observed.id.uid, &growth);
     }
     served?;
@@ -70,7 +70,7 @@ async fn write_slices(plan: SlicePlan, observed: &Observed, context: &Context) -
             continue;
         }
         // Before it is there: whatever becomes of this write, it is looked for.
-        context.ledger().slices.insert(&id.uid, &name);
+        context.ledger().slices.insert(id, &name);
         write(&context.client, &id.namespace, slice, found).await?;
     }
     let api = Api::<EndpointSlice>::namespaced(context.client.clone(), &id.namespace);

@@ -18,6 +18,8 @@ use crate::{schedule::Cost, wake::ServiceRef};
 
 /// Annotation of the first slice with [`Recorded`].
 pub const PLACEMENTS: &str = "podless.dev/placements";
+/// `ipFamilyPolicy` of every Service: of two families, where the cluster has two.
+pub(super) const PREFER_DUAL_STACK: &str = "PreferDualStack";
 /// Port of every Service.
 const HTTP_PORT: i32 = 80;
 
@@ -150,8 +152,7 @@ pub fn service_object(owner: &WasmService, port: u16) -> core::Service {
     let spec = core::ServiceSpec {
         type_: Some("ClusterIP".to_owned()),
         ports: Some(vec![http]),
-        // Of two families, where the cluster has two.
-        ip_family_policy: Some("PreferDualStack".to_owned()),
+        ip_family_policy: Some(PREFER_DUAL_STACK.to_owned()),
         traffic_distribution: owner.spec.traffic_distribution.map(|distribution| distribution.as_str().to_owned()),
         ..Default::default()
     };

@@ -14,6 +14,7 @@ pub mod measured;
 pub mod observe;
 pub mod plan;
 pub mod quantity;
+pub mod refused;
 pub mod slices;
 pub mod status_of;
 pub mod views;
@@ -32,7 +33,7 @@ use kube::{
     api::{Patch, PatchParams},
     runtime::{controller::Action, events::Recorder, reflector::Store},
 };
-use podless_crds::{FIELD_MANAGER, Reason, WasmService, WasmServiceStatus};
+use podless_crds::{FIELD_MANAGER, WasmService, WasmServiceStatus};
 use serde_json::json;
 
 use crate::{
@@ -40,8 +41,8 @@ use crate::{
     ledger::Ledger,
     link::Hub,
     metrics::Metrics,
+    moves::NextMove,
     nodes::facts::NodeStore,
-    rebalance::NextMove,
     said,
     wake::ServiceRef,
 };
@@ -50,6 +51,7 @@ use failures::Failures;
 use lanes::Lanes;
 use observe::Observed;
 use plan::{Facts, Plan, Rejected, Settings, Settled, plan, resealed, settled};
+use refused::refused;
 use status_of::{Outcome, status_of};
 
 /// A full pass over everything repairs what no watch has told.
@@ -111,14 +113,6 @@ impl ReconcileError {
     }
 }
 
-/// What the API server says when it refuses this object's children and no other's: a quota, an admission rule.
-fn refusal(error: &kube::Error) -> Option<&str> {
-    match error {
-        kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => Some(&status.message),
-        _ => None,
-    }
-}
-
 /// Reconciles one service, and counts it.
 pub async fn reconcile(service: Arc<WasmService>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let has_artifact = service.metadata.uid.as_deref().is_some_and(|uid| context.builds.has_artifact(uid));
@@ -169,7 +163,7 @@ async fn one(service: Arc<WasmService>, context: &Context) -> Result<(Action, &'
         Ok(plan) => match apply::apply(plan, &observed, context).await {
             Ok(applied) => (Ok(applied), false),
             Err(error) if namespace_ends(&error) => return Ok((Action::await_change(), "deleting")),
-            Err(error) => (Err(refused(&error, &id, context).ok_or(error)?), true),
+            Err(error) => (Err(refused(&error, || context.failures.next_wait(&id.uid)).ok_or(error)?), true),
         },
         Err(rejected) => {
             if let Some(assigned) = resealed(&observed) {
@@ -231,15 +225,6 @@ fn namespace_ends(error: &kube::Error) -> bool {
     let kube::Error::Api(status) = error else { return false };
     let causes = status.details.iter().flat_map(|details| &details.causes);
     status.code == 403 && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
-}
-
-/// What the API server will not have for this object is told to its user; everything else is an error.
-fn refused(error: &kube::Error, id: &ServiceRef, context: &Context) -> Option<Rejected> {
-    refusal(error).map(|said| Rejected {
-        reason: Reason::InternalError,
-        message: format!("the API server refuses what this object needs, and is asked again: {said}"),
-        again: context.failures.next_wait(&id.uid),
-    })
 }
 
 /// Writes status, unless the object has changed since it was observed; then tells the user what has turned.

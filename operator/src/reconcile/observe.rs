@@ -74,7 +74,7 @@ pub struct Observed {
 /// Looks at one service.
 pub async fn observe(service: Arc<WasmService>, id: &ServiceRef, context: &Context) -> Result<Observed, kube::Error> {
     let children = Api::<core::Service>::namespaced(context.client.clone(), &id.namespace);
-    let mut names = context.ledger().slices.of(&id.uid);
+    let mut names = context.ledger().slices.of(id);
     names.insert(slice_name(&id.name));
     let sources = env::read(&context.client, &id.namespace, env::sources(&service));
     let (child, slices, found) = tokio::try_join!(children.get_opt(&id.name), look_for(names, id, context), sources)?;
@@ -107,7 +107,7 @@ pub async fn observe(service: Arc<WasmService>, id: &ServiceRef, context: &Conte
         nodes: context.nodes.all(),
         env: env::resolve(&service.spec.revision.env, &found),
         demand: Demand::of(&service.spec, decided),
-        rebalance: context.next_move.take(&id.uid),
+        rebalance: context.next_move.of(&id.uid),
         measured: sessions.reports_of(&id.uid).map(|reports| measure(&reports)).unwrap_or_default(),
         patience: PATIENCE.saturating_sub(context.leading_since.elapsed()),
         epoch: sessions.epoch(),
@@ -125,8 +125,9 @@ pub async fn look_for(
     let api = Api::<EndpointSlice>::namespaced(context.client.clone(), &id.namespace);
     let found = stream::iter(names).map(async |name| {
         let found = Child::of(api.get_opt(&name).await?, id);
-        if let Child::Missing = found {
-            context.ledger().slices.remove(&id.uid, &name);
+        // Where the plan wants that name, it is looked for again.
+        if found.ours().is_none() {
+            context.ledger().slices.remove(id, &name);
         }
         Ok((name, found))
     });

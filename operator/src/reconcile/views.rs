@@ -36,6 +36,8 @@ pub struct ShimView {
     pub ejected: bool,
     /// It answers much more slowly than others, and gets no new connections for a while.
     pub slow: bool,
+    /// It was slow since it connected, and gets connections again.
+    pub pardoned: bool,
     /// Generation of this service's assignment that it serves.
     pub serves: Option<u64>,
     /// It could not load this.
@@ -90,6 +92,7 @@ pub fn views(
             view.ips = vec![identity.ip.clone()];
         }
         view.connected = shim.connected;
+        view.pardoned = shim.pardoned;
         view.matches = sessions.matches(shim);
         view.silent = if shim.connected { Duration::ZERO } else { now.duration_since(shim.since) };
         view.serves = shim.known.get(service).copied();

@@ -9,10 +9,15 @@ use std::{
     collections::{BTreeMap, HashMap},
 };
 
-use super::{Ask, Node, fit::fit};
+use podless_crds::{NodeSelector, Toleration};
+
+use super::{Ask, Cost, Node, fit::fit};
 
 /// Nodes that differ by less than this part of what each has on average are even enough.
 const EVEN: u64 = 5;
+/// For services that require the same, no more than this many of the least loaded nodes that have it are tried: who looks
+/// at a thousand nodes and ten thousand services must come to an end soon.
+const TARGETS: usize = 16;
 
 /// A service that may move.
 #[derive(Clone, Debug)]
@@ -47,16 +52,27 @@ impl Move {
     }
 }
 
-/// Finds the move that relieves the most loaded node that can be relieved, in favour of the least loaded that takes
-/// something of it: the largest service that does not make that one the more loaded of the two. Only a single replica
-/// moves: a service that has more of them on a node is on every node that it can use.
+/// Finds the move that relieves the most loaded node that can be relieved: of the largest service that can leave it, to the
+/// least loaded node that takes it, if that one does not become the more loaded of the two. Only a single replica moves: a
+/// service that has more of them on a node is on every node that it can use.
 pub fn rebalance(nodes: &BTreeMap<String, Node<'_>>, services: &[Placed<'_>]) -> Option<Move> {
+    find(nodes, services, |ask, name, node| fit(ask, name, node, 0).is_ok_and(|fit| !fit.avoid))
+}
+
+/// What a service requires of its nodes, whatever it takes there. Most services require the same, which is nothing.
+type Required<'a> = (&'a BTreeMap<String, String>, Option<&'a NodeSelector>, &'a [Toleration]);
+
+fn find(
+    nodes: &BTreeMap<String, Node<'_>>,
+    services: &[Placed<'_>],
+    mut takes: impl FnMut(&Ask<'_>, &str, &Node<'_>) -> bool,
+) -> Option<Move> {
     let mean = nodes.values().map(load).sum::<u64>() / nodes.len().max(1) as u64;
     let mut by_load: Vec<_> = nodes.iter().collect();
     by_load.sort_by_key(|(_, node)| load(node));
-    let (first, last) = (by_load.first()?.1, by_load.last()?.1);
+    let least = by_load.first()?.1;
     let uneven = |most: &Node<'_>, least: &Node<'_>| load(most).saturating_sub(load(least)) > mean / EVEN;
-    if !uneven(last, first) {
+    if !uneven(by_load.last()?.1, least) {
         return None;
     }
     let mut on: HashMap<&str, Vec<&Placed<'_>>> = HashMap::new();
@@ -65,18 +81,21 @@ pub fn rebalance(nodes: &BTreeMap<String, Node<'_>>, services: &[Placed<'_>]) ->
             on.entry(node).or_default().push(service);
         }
     }
-    by_load.iter().rev().find_map(|(from, most)| {
+    let mut targets: HashMap<Required<'_>, Vec<(&String, &Node<'_>)>> = HashMap::new();
+    by_load.iter().rev().take_while(|(_, most)| uneven(most, least)).find_map(|(from, most)| {
         let mut here = on.remove(from.as_str()).unwrap_or_default();
         here.sort_by_key(|service| (Reverse(service.ask.each.slots), service.ask.service));
-        by_load.iter().take_while(|(_, least)| uneven(most, least)).find_map(|(to, least)| {
-            let evens = |service: &Placed<'_>| {
-                let after = load(most).saturating_sub(share(service, most));
-                load(least).saturating_add(share(service, least)) <= after
-            };
-            let takes = |service: &Placed<'_>| fit(&service.ask, to, least, 0).is_ok_and(|fit| !fit.avoid);
-            let moves =
-                here.iter().find(|service| !service.on.contains_key(*to) && evens(service) && takes(service))?;
-            Some(Move { service: moves.ask.service.to_owned(), from: (*from).clone(), to: (*to).clone() })
+        here.iter().find_map(|service| {
+            let ask = &service.ask;
+            let targets = targets.entry((ask.node_selector, ask.affinity, ask.tolerations)).or_insert_with(|| {
+                let small = Ask { each: Cost::default(), ..ask.clone() };
+                by_load.iter().filter(|(name, node)| takes(&small, name, node)).take(TARGETS).copied().collect()
+            });
+            let after = load(most).saturating_sub(share(service, most));
+            let evens = |to: &Node<'_>| uneven(most, to) && load(to).saturating_add(share(service, to)) <= after;
+            let free = |to: &String| !service.on.contains_key(to);
+            let (to, _) = targets.iter().find(|(to, node)| evens(node) && free(to) && takes(ask, to, node))?;
+            Some(Move { service: ask.service.to_owned(), from: (*from).clone(), to: (*to).clone() })
         })
     })
 }
@@ -94,10 +113,7 @@ fn share(service: &Placed<'_>, node: &Node<'_>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        nodes::facts::{NodeFacts, Taint},
-        schedule::Cost,
-    };
+    use crate::nodes::facts::{NodeFacts, Taint};
     use proptest::{collection::btree_map, prelude::*};
 
     /// A service: what one replica takes, the zone that it asks for, its places.
@@ -119,13 +135,30 @@ mod tests {
         nodes.iter().map(|node| ((*node).to_owned(), NodeFacts::default())).collect()
     }
 
+    fn used_by_node(services: &Services) -> HashMap<&str, Cost> {
+        let mut used: HashMap<&str, Cost> = HashMap::new();
+        for (service, (node, replicas)) in services.values().flat_map(|s| s.on.iter().map(move |on| (s, on))) {
+            let all = used.entry(node).or_default();
+            *all = *all + service.each.times(*replicas);
+        }
+        used
+    }
+
     fn used(node: &str, services: &Services) -> Cost {
-        let each = services.values().filter_map(|s| s.on.get(node).map(|n| s.each.times(*n)));
-        each.fold(Cost::default(), |all, cost| all + cost)
+        used_by_node(services).get(node).copied().unwrap_or_default()
     }
 
     fn next(facts: &BTreeMap<String, NodeFacts>, services: &Services) -> Option<Move> {
-        let node = |name: &String, facts| Node { used: used(name, services), ..Node::new(facts) };
+        counted(facts, services).0
+    }
+
+    /// The move, and how often it was tried whether a service fits on a node.
+    fn counted(facts: &BTreeMap<String, NodeFacts>, services: &Services) -> (Option<Move>, usize) {
+        let used = used_by_node(services);
+        let node = |name: &String, facts| {
+            let used = used.get(name.as_str()).copied().unwrap_or_default();
+            Node { used, ..Node::new(facts) }
+        };
         let nodes = facts.iter().map(|(name, facts)| (name.clone(), node(name, facts))).collect();
         let placed: Vec<_> = services
             .iter()
@@ -141,7 +174,13 @@ mod tests {
                 Placed { ask, on: &s.on }
             })
             .collect();
-        rebalance(&nodes, &placed)
+        let mut tries = 0;
+        let moved = find(&nodes, &placed, |ask, name, node| {
+            tries += 1;
+            fit(ask, name, node, 0).is_ok_and(|fit| !fit.avoid)
+        });
+        assert_eq!(rebalance(&nodes, &placed), moved);
+        (moved, tries)
     }
 
     fn carry_out(moved: &Move, services: &mut Services) {
@@ -210,6 +249,31 @@ mod tests {
         let (key, effect) = ("k".to_owned(), "PreferNoSchedule".to_owned());
         facts.get_mut("b").expect("b").taints = vec![Taint { key, value: String::new(), effect }];
         assert_eq!(next(&facts, &services), None);
+    }
+
+    #[test]
+    fn a_large_cluster_is_looked_at_in_few_tries() {
+        let name = |n: usize| format!("n{n:04}");
+        let mut facts: BTreeMap<_, _> = (0..1000).map(|n| (name(n), NodeFacts::default())).collect();
+        // Half of the nodes have everything, and it fits nowhere; some of the others are to be kept free.
+        let taint = Taint { key: "k".to_owned(), value: String::new(), effect: "NoSchedule".to_owned() };
+        for (n, facts) in facts.values_mut().enumerate() {
+            facts.cpu_millis = Some(500);
+            facts.taints = if n < 100 { vec![taint.clone()] } else { vec![] };
+        }
+        let mut services: Services =
+            (0..10_000).map(|s| (format!("s{s:05}"), service(10, &[&name(500 + s % 500)]))).collect();
+        for service in services.values_mut() {
+            service.each.cpu_millis = 501;
+        }
+        let (moved, tries) = counted(&facts, &services);
+        assert_eq!(moved, None);
+        assert!(tries <= facts.len() + services.len() * TARGETS, "{tries}");
+
+        // One can be moved: past the nodes that are even less loaded, and take nothing.
+        services.get_mut("s09999").expect("the last one").each.cpu_millis = 500;
+        let (moved, _) = counted(&facts, &services);
+        assert_eq!(moved, Some(Move { service: "s09999".into(), from: name(999), to: name(100) }));
     }
 
     #[test]

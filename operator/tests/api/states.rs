@@ -105,7 +105,7 @@ async fn every_intermediate_state_is_put_right() -> Result<()> {
         })
         .await?;
     operator.apply("third", json!({"image": "good:1"})).await?;
-    let third = operator.says("third", ConditionType::Ready, "False InternalError").await?;
+    let third = operator.says("third", ConditionType::Ready, "False Refused").await?;
     assert!(serde_json::to_string(&third.status)?.contains("exceeded quota"), "{:?}", third.status);
     operator.api::<ResourceQuota>().delete("none", &DeleteParams::default()).await?;
     operator.serving("third").await?;

@@ -85,9 +85,13 @@ impl Control {
                 }
             }
             Done::Withdrawn(uid, generation) => {
+                self.unused = true;
+                // It may have come back and been withdrawn again: then it is gone with the last withdrawal.
+                if self.withdrawn.get(&uid).is_none_or(|(last, _)| *last != generation) {
+                    return;
+                }
                 self.lingering.remove(&uid);
                 self.withdrawn.remove(&uid);
-                self.unused = true;
                 // It may have come back meanwhile: then it is not gone.
                 if !self.wanted.contains_key(&uid) {
                     self.ack(uid, generation, Outcome::Withdrawn(v1::Withdrawn {}));

@@ -23,7 +23,7 @@ use super::{
     store::{Store, StoreError, Verified},
     verify::Order,
 };
-use crate::serve::instance::{Mould, StartTimeout};
+use crate::serve::instance::Mould;
 
 /// Longest time that a component may take to start when it is tried.
 const START: Duration = Duration::from_secs(10);
@@ -120,7 +120,7 @@ pub(crate) async fn prepare(
         return Ok(Prepared::Parked);
     }
     let linked = linked(&shop, &order, client, gate).await?;
-    try_start(&shop, linked.mould.clone()).await?;
+    try_start(&shop, linked.mould.clone(), order.timeout.min(START)).await?;
     Ok(if order.parked { Prepared::Parked } else { Prepared::Resident(linked) })
 }
 
@@ -130,9 +130,9 @@ async fn lies_here(shop: &Workshop, order: &Arc<Order>) -> Result<bool, PrepareE
 }
 
 /// Makes one instance and drops it: what cannot start must not take the place of what serves, nor be called ready.
-async fn try_start(shop: &Workshop, mould: Arc<Mould>) -> Result<(), PrepareError> {
+async fn try_start(shop: &Workshop, mould: Arc<Mould>, limit: Duration) -> Result<(), PrepareError> {
     let started = shop.serve.spawn(async move {
-        let made = timeout(START, mould.make()).await.context(StartTimeout);
+        let made = timeout(limit, mould.make()).await.context("starting the component took longer than a request may");
         made.and_then(|made| made.map(drop))
     });
     match started.await? {
@@ -205,7 +205,6 @@ fn link(
         engine: shop.engine.clone(),
         component,
         surroundings: Surroundings { env: order.env.clone(), memory: order.memory, log, outbound },
-        timeout: order.timeout,
         count_cpu: order.count_cpu,
     });
     Ok(Linked { mould, code, fetch, load, link })

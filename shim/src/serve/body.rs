@@ -68,6 +68,8 @@ pub(crate) struct Active {
     service: Option<Arc<Stats>>,
     /// When the request's first byte came in.
     pub(crate) since: Instant,
+    /// When its head was there: what came before is the client's and the network's time.
+    begun: Instant,
     /// Its answer has not begun.
     waiting: bool,
 }
@@ -79,12 +81,12 @@ impl Active {
             service.in_flight.begin(now);
             service.pace.begin();
         }
-        Self { since: clock.begin(now), clock, service, waiting: true }
+        Self { since: clock.begin(now), begun: now, clock, service, waiting: true }
     }
 
     /// The component has answered: the head is there.
     pub(crate) fn answered(&mut self) {
-        self.waits_no_more(Some(self.since.elapsed()));
+        self.waits_no_more(Some(self.begun.elapsed()));
     }
 
     fn waits_no_more(&mut self, answered: Option<Duration>) {
@@ -151,5 +153,26 @@ impl Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podless_link::pace::weight;
+
+    use super::*;
+
+    #[test]
+    fn a_client_that_is_slow_to_ask_makes_no_service_slow() {
+        let (start, stats) = (Instant::now(), Arc::new(Stats::default()));
+        let clock = Arc::new(ConnectionClock::new(start, 0));
+        clock.read(start);
+        let head = start + Duration::from_secs(15);
+        let mut active = Active::begin(clock, Some(stats.clone()), head);
+        assert_eq!(active.since, start, "the client sees all of it");
+        active.answered();
+        let pace = stats.pace.read();
+        assert_eq!(pace.answered, 1);
+        assert!(pace.weights <= weight(Duration::from_secs(1)), "{pace:?}");
     }
 }

@@ -103,13 +103,14 @@ impl ConnectionClock {
         }
     }
 
-    /// A request's head is complete: the time of its first byte, as far as it is known. With several requests at once
-    /// on one connection (HTTP/2, pipelining) only the first byte of the first is; the others count from now.
+    /// A request's head is complete: the time of its first byte, as far as it is known. Of requests that are pipelined
+    /// only the first byte of the first is, and with HTTP/2 what came before the head may have been a ping: these count
+    /// from now.
     pub(crate) fn begin(&self, now: Instant) -> Instant {
         self.active.fetch_add(1, Relaxed);
         match self.receiving.swap(0, Relaxed) {
-            0 => now,
-            then => self.accepted + Duration::from_micros(then - 1),
+            then if then > 0 && !self.speaks_http2() => self.accepted + Duration::from_micros(then - 1),
+            _ => now,
         }
     }
 
@@ -131,9 +132,9 @@ impl ConnectionClock {
         HALF_CLOSED.checked_sub(silent).filter(|left| !left.is_zero())
     }
 
-    /// The version of HTTP that the client has chosen.
-    pub(crate) fn speaks(&self, http2: bool) {
-        self.http2.store(http2, Relaxed);
+    /// The client has chosen HTTP/2.
+    pub(crate) fn chose_http2(&self) {
+        self.http2.store(true, Relaxed);
     }
 
     /// Whether it is HTTP/2.
@@ -251,9 +252,6 @@ mod tests {
         clock.read(t + seconds(10));
         assert_eq!(clock.verdict(t + seconds(29)), Verdict::Keep);
         assert_eq!(clock.verdict(t + seconds(31)), Verdict::Abort, "a head that does not come");
-        clock.speaks(true);
-        assert_eq!(clock.verdict(t + seconds(31)), Verdict::Keep);
-        clock.speaks(false);
         clock.begin(t + seconds(11));
         assert_eq!(clock.verdict(t + seconds(500)), Verdict::Keep, "the request has its own deadline");
         clock.write_blocked(t + seconds(20));
@@ -261,6 +259,21 @@ mod tests {
         clock.wrote(t + seconds(21));
         clock.end(t + seconds(22));
         assert_eq!(clock.verdict(t + seconds(51)), Verdict::Keep);
+    }
+
+    #[test]
+    fn what_comes_between_requests_by_http_2_is_none() {
+        let t = Instant::now();
+        let clock = ConnectionClock::new(t, 0);
+        clock.read(t); // the preface
+        clock.chose_http2();
+        assert_eq!(clock.verdict(t + seconds(89)), Verdict::Keep, "it has asked nothing yet");
+        assert_eq!(clock.verdict(t + seconds(91)), Verdict::Close);
+        assert_eq!(clock.begin(t + seconds(50)), t + seconds(50));
+        clock.end(t + seconds(51));
+        clock.read(t + seconds(52)); // a ping
+        assert_eq!(clock.verdict(t + seconds(90)), Verdict::Keep);
+        assert_eq!(clock.begin(t + seconds(100)), t + seconds(100), "the pause is not its own");
     }
 
     #[test]
@@ -295,7 +308,7 @@ mod tests {
         assert_eq!(clock.patience(t, t + seconds(5)), None);
         clock.wrote(t + seconds(4));
         assert_eq!(clock.patience(t, t + seconds(6)), Some(seconds(3)), "it takes what comes");
-        clock.speaks(true);
+        clock.chose_http2();
         assert_eq!(clock.patience(t, t + seconds(6)), None);
     }
 }

@@ -67,7 +67,6 @@ pub(crate) async fn serve(
     let io = TokioIo::new(TimedStream::new(stream, clock.clone()));
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let is_http2 = request.version() == Version::HTTP_2;
-        clock.speaks(is_http2);
         let (service, node, timed) = (route.load(), node.clone(), clock.clone());
         // Here, not where the answer begins: before that is polled, a client may be seen to have closed its side.
         let active =
@@ -83,6 +82,7 @@ pub(crate) async fn serve(
     });
     let mut connection = pin!(node.protocol.serve_connection(io, service));
     let mut phase = node.phase.subscribe();
+    let started_in = *phase.borrow();
     let mut looks = time::interval_at(time::Instant::now() + LOOK, LOOK);
     let mut spread = route.spread.subscribe();
     let mut turn = None;
@@ -91,7 +91,7 @@ pub(crate) async fn serve(
         tokio::select! {
             // Errors are the client's: a reset, a broken head. There is nobody to tell.
             _ = connection.as_mut() => return,
-            () = close_asked(&mut phase, &closing, &clock), if !asked => {
+            () = close_asked(&mut phase, started_in, &closing, &clock), if !asked => {
                 asked = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -121,8 +121,12 @@ async fn until(turn: Option<Instant>) {
 
 /// Returns when the connection is to close: its port closes, or the shim does. While the shim lingers, HTTP/2 clients
 /// that are connected are told (GOAWAY) to come again elsewhere; HTTP/1 clients learn it from their next answer.
-async fn close_asked(phase: &mut watch::Receiver<Phase>, closing: &CancellationToken, clock: &ConnectionClock) {
-    let started_in = *phase.borrow();
+async fn close_asked(
+    phase: &mut watch::Receiver<Phase>,
+    started_in: Phase,
+    closing: &CancellationToken,
+    clock: &ConnectionClock,
+) {
     let shim = async {
         loop {
             let now = *phase.borrow_and_update();

@@ -5,7 +5,10 @@ use std::{
     future::poll_fn,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{
+            AtomicBool,
+            Ordering::{AcqRel, Relaxed},
+        },
     },
     task::Poll,
 };
@@ -13,21 +16,31 @@ use std::{
 use futures::task::AtomicWaker;
 use tokio::{
     sync::SetOnce,
+    task::coop::unconstrained,
     time::{Instant, timeout_at},
 };
 
 use super::budget::Permit;
 
+/// Why an instance failed.
+pub(crate) struct Failure {
+    /// The reason.
+    pub(crate) why: String,
+    /// What there is of an answer is not all of it. An instance that says itself that it is done cuts nothing off.
+    pub(crate) cuts: bool,
+}
+
 /// A request that was admitted.
 pub(crate) struct Flight {
     deadline: Instant,
-    answered: AtomicBool,
+    /// One of two has happened: the head of the answer is there, the instance has ended. Who sets it second sees both.
+    met: AtomicBool,
     given_up: AtomicBool,
     /// The instance was ended before it was done: what there is of an answer is not all of it.
     cut: Arc<AtomicBool>,
     waker: AtomicWaker,
-    /// How the instance ended: why it failed, when it did.
-    ended: SetOnce<Option<String>>,
+    /// How the instance ended.
+    ended: SetOnce<Option<Failure>>,
     _permits: [Permit; 2],
 }
 
@@ -36,7 +49,7 @@ impl Flight {
     pub(crate) fn new(deadline: Instant, permits: [Permit; 2]) -> Arc<Self> {
         Arc::new(Self {
             deadline,
-            answered: AtomicBool::new(false),
+            met: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
             cut: Arc::default(),
             waker: AtomicWaker::new(),
@@ -55,28 +68,32 @@ impl Flight {
         self.given_up.load(Relaxed)
     }
 
-    /// Whether the head of the answer is there.
-    pub(crate) fn is_answered(&self) -> bool {
-        self.answered.load(Relaxed)
-    }
-
     /// Whether what there is of an answer is not all of it. Apart from the flight, whose permits must not wait for a
     /// slow client.
     pub(crate) fn cut(&self) -> Arc<AtomicBool> {
         self.cut.clone()
     }
 
-    /// The instance is about to be dropped, with why when it failed.
-    pub(crate) fn end(&self, failure: Option<String>) {
-        if failure.is_some() {
+    /// The instance is about to be dropped. Gives why, when that cuts off an answer whose head is there: before, who
+    /// waits for the head tells of it.
+    pub(crate) fn end(&self, failure: Option<Failure>) -> Option<&str> {
+        if failure.as_ref().is_some_and(|failure| failure.cuts) {
             self.cut.store(true, Relaxed);
         }
         let _ = self.ended.set(failure);
+        self.meet()
+    }
+
+    /// Why an answer with a head was cut off, for the second one to know it: it is told once.
+    fn meet(&self) -> Option<&str> {
+        let second = self.met.swap(true, AcqRel);
+        let failure = self.ended.get()?.as_ref()?;
+        (second && failure.cuts).then_some(failure.why.as_str())
     }
 
     /// Waits until the instance has ended, and says why it failed.
     pub(crate) async fn ended(&self) -> Option<String> {
-        self.ended.wait().await.clone()
+        self.ended.wait().await.as_ref().map(|failure| failure.why.clone())
     }
 
     /// Waits until it must be done, or nobody waits any more: the instance's side, which ends it then.
@@ -85,7 +102,8 @@ impl Flight {
             self.waker.register(context.waker());
             if self.is_given_up() { Poll::Ready(()) } else { Poll::Pending }
         });
-        if timeout_at(self.deadline, given_up).await.is_err() {
+        // A guest that uses up what tokio lets a task do at once must not keep its clock from being looked at.
+        if unconstrained(timeout_at(self.deadline, given_up)).await.is_err() {
             self.given_up.store(true, Relaxed);
             self.cut.store(true, Relaxed);
         }
@@ -98,24 +116,82 @@ impl Flight {
 }
 
 /// The waiting side: dropped before the answer's head is there, it ends the instance.
-pub(crate) struct Waiting(Arc<Flight>);
+pub(crate) struct Waiting {
+    flight: Arc<Flight>,
+    answered: bool,
+}
 
 impl Waiting {
     /// Waits for this request.
     pub(crate) fn new(flight: Arc<Flight>) -> Self {
-        Self(flight)
+        Self { flight, answered: false }
     }
 
-    /// The head of the answer is there: the instance may go on until the deadline.
-    pub(crate) fn answered(self) {
-        self.0.answered.store(true, Relaxed);
+    /// The head of the answer is there: the instance may go on until the deadline. Gives why, when it has ended since and
+    /// that cuts the answer off.
+    pub(crate) fn answered(mut self) -> Option<String> {
+        self.answered = true;
+        self.flight.meet().map(str::to_owned)
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if !self.0.is_answered() {
-            self.0.give_up();
+        if !self.answered {
+            self.flight.give_up();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{pin::pin, time::Duration};
+
+    use futures::future::{Either, select};
+    use tokio::task::coop::poll_proceed;
+
+    use super::{super::budget::Budget, *};
+
+    async fn flight(time: Duration) -> Arc<Flight> {
+        let (deadline, budget) = (Instant::now() + time, Budget::new(2));
+        let mut permits = vec![];
+        for _ in 0..2 {
+            permits.push(budget.acquire(deadline).await.expect("a permit"));
+        }
+        Flight::new(deadline, permits.try_into().map_err(|_| "two").expect("two"))
+    }
+
+    #[tokio::test]
+    async fn what_is_cut_off_is_told_once_whoever_comes_first() {
+        for (case, cuts, told) in [
+            ("it went well", None, None),
+            ("it said that it is done", Some(false), None),
+            ("it failed", Some(true), Some("a trap")),
+        ] {
+            let failure = || cuts.map(|cuts| Failure { why: "a trap".to_owned(), cuts });
+            let early = flight(Duration::from_secs(60)).await;
+            let waiting = Waiting::new(early.clone());
+            assert_eq!(early.end(failure()), None, "{case}: there is no head yet");
+            assert_eq!(early.cut().load(Relaxed), told.is_some(), "{case}");
+            assert_eq!(waiting.answered().as_deref(), told, "{case}: the end was first");
+            let late = flight(Duration::from_secs(60)).await;
+            assert_eq!(Waiting::new(late.clone()).answered(), None, "{case}: it has not ended");
+            assert_eq!(late.end(failure()), told, "{case}: the head was first");
+            assert!(!late.is_given_up());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_deadline_holds_beside_who_takes_all_that_a_task_may() {
+        let flight = flight(Duration::from_millis(50)).await;
+        let greedy = poll_fn(|context| {
+            while let Poll::Ready(taken) = poll_proceed(context) {
+                taken.made_progress();
+            }
+            assert!(Instant::now() < flight.deadline() + Duration::from_secs(10), "the deadline does not hold");
+            Poll::<()>::Pending
+        });
+        assert!(matches!(select(pin!(greedy), pin!(flight.over())).await, Either::Right(_)));
+        assert!(flight.is_given_up());
     }
 }

@@ -5,7 +5,7 @@ use std::{
     future::{pending, poll_fn},
     pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use futures::{
@@ -13,8 +13,7 @@ use futures::{
     future::{Either, select},
 };
 use http::{Request, Response};
-use tokio::time::timeout;
-use wasmtime::{AsContextMut as _, Engine, Store, component::Accessor, error::Context as _, format_err};
+use wasmtime::{AsContextMut as _, Engine, Store, component::Accessor, format_err};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::{
     WasiBody, WasiHttpView,
@@ -23,7 +22,7 @@ use wasmtime_wasi_http::{
 
 use super::{
     cpu::counted,
-    flight::Flight,
+    flight::{Failure, Flight},
     stats::{Level, Stats},
 };
 use podless_host::{
@@ -39,8 +38,6 @@ pub(crate) struct Mould {
     pub(crate) component: ProxyPre<Guest>,
     /// What it finds around it.
     pub(crate) surroundings: Surroundings,
-    /// How long making an instance may take: a component's start function is guest code too.
-    pub(crate) timeout: Duration,
     /// The CPU time that they take is counted.
     pub(crate) count_cpu: bool,
 }
@@ -48,17 +45,11 @@ pub(crate) struct Mould {
 /// Where the answer goes.
 type Answer = oneshot::Sender<wasmtime::Result<Response<WasiBody>>>;
 
-/// Making the instance took longer than it may.
-#[derive(Debug, thiserror::Error)]
-#[error("starting the component took longer than a request may")]
-pub(crate) struct StartTimeout;
-
 impl Mould {
-    /// Makes an instance; no request has reached it.
+    /// Makes an instance; no request has reached it. A component's start function is guest code: it may take for ever.
     pub(crate) async fn make(&self) -> wasmtime::Result<(Store<Guest>, Proxy)> {
         let mut store = podless_host::store(&self.engine, &self.surroundings);
-        let proxy =
-            timeout(self.timeout, self.component.instantiate_async(&mut store)).await.context(StartTimeout)??;
+        let proxy = self.component.instantiate_async(&mut store).await?;
         Ok((store, proxy))
     }
 }
@@ -99,9 +90,11 @@ impl Instances {
     /// Makes an instance and drives it until it has nothing more to do, its time is over, or nobody waits for it.
     async fn work(self: Arc<Self>, flight: Arc<Flight>, request: Request<WasiBody>, answer: Answer) {
         let live = Live::new(&self.stats, &self.live);
-        let (store, proxy) = match self.make().await {
-            Ok(made) => made,
-            Err(error) => {
+        // The flight first: what is over already is not begun.
+        let (store, proxy) = match select(pin!(flight.over()), pin!(self.make())).await {
+            Either::Left(((), _)) => return,
+            Either::Right((Ok(made), _)) => made,
+            Either::Right((Err(error), _)) => {
                 let _ = answer.send(Err(NotMade(error).into()));
                 return;
             }
@@ -150,18 +143,21 @@ struct AtWork {
 
 impl Drop for AtWork {
     fn drop(&mut self) {
-        let answered = self.flight.is_answered();
-        let done = |error: &wasmtime::Error| error.downcast_ref::<I32Exit>().is_some_and(|exit| exit.0 == 0);
-        let failure = self.ended.as_ref().err().filter(|error| !(answered && done(error)));
-        let failure = failure.map(|error| error.root_cause().to_string());
-        // Before its answer, who waits for that tells of it.
-        if let Some(failure) = failure.as_ref().filter(|_| answered) {
-            let message = format!("the component was ended after its answer had begun: {failure}");
-            self.log.write(Message { level: Some("error"), ..Message::new(Stream::Shim, &message) });
-        }
+        let failure = self.ended.as_ref().err().map(|error| Failure {
+            why: error.root_cause().to_string(),
+            cuts: error.downcast_ref::<I32Exit>().is_none_or(|exit| exit.0 != 0),
+        });
         // Before the store is dropped, which ends the answer's body.
-        self.flight.end(failure);
+        if let Some(why) = self.flight.end(failure) {
+            tell_cut(&self.log, why);
+        }
     }
+}
+
+/// Tells the service's log of an answer that was cut off: its client sees that, and not why.
+pub(crate) fn tell_cut(log: &ServiceLog, why: &str) {
+    let message = format!("the component was ended after its answer had begun: {why}");
+    log.write(Message { level: Some("error"), ..Message::new(Stream::Shim, &message) });
 }
 
 /// Counts an instance as live for as long as it exists.

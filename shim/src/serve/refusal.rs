@@ -7,8 +7,6 @@ use wasmtime::{PoolConcurrencyLimitError, Trap};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::{WasiBody, handler::TrapOrPanicError};
 
-use super::instance::StartTimeout;
-
 /// Seconds after which a client that was refused may come again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
@@ -53,13 +51,7 @@ impl Refusal {
 
     /// What an error of making the instance means.
     pub(crate) fn of_start(error: &wasmtime::Error) -> Self {
-        if error.is::<PoolConcurrencyLimitError>() {
-            Self::NodeBusy
-        } else if error.is::<StartTimeout>() {
-            Self::Timeout
-        } else {
-            Self::NotStarted
-        }
+        if error.is::<PoolConcurrencyLimitError>() { Self::NodeBusy } else { Self::NotStarted }
     }
 
     /// The status code and the line.

@@ -18,7 +18,7 @@ use super::{
     body::{Active, Answer, Limited, MAX_REQUEST},
     budget::Budget,
     flight::{Flight, Waiting},
-    instance::NotMade,
+    instance::{NotMade, tell_cut},
     refusal::Refusal,
     service::{Handler, Service},
 };
@@ -83,7 +83,9 @@ async fn serve(
     let result = timeout_at(flight.deadline(), handler.handle(flight.clone(), request)).await;
     let (refusal, detail) = match result {
         Ok(Ok(response)) => {
-            waiting.answered();
+            if let Some(why) = waiting.answered() {
+                tell_cut(&service.log, &why);
+            }
             return Ok((response, flight.cut()));
         }
         _ if too_large.load(Relaxed) => (Refusal::TooLarge, None),

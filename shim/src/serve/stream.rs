@@ -16,10 +16,15 @@ use tokio::{
 
 use super::clock::ConnectionClock;
 
+/// What a client begins with that has chosen HTTP/2.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// The stream of one connection.
 pub(crate) struct TimedStream {
     stream: TcpStream,
     clock: Arc<ConnectionClock>,
+    /// What is missing of the preface, while it may still be one.
+    preface: &'static [u8],
     /// When the client closed its side.
     closed: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -28,7 +33,7 @@ pub(crate) struct TimedStream {
 impl TimedStream {
     /// Times this stream.
     pub(crate) fn new(stream: TcpStream, clock: Arc<ConnectionClock>) -> Self {
-        Self { stream, clock, closed: None, timer: None }
+        Self { stream, clock, preface: PREFACE, closed: None, timer: None }
     }
 
     /// The client has closed its side: ready when that is to be taken for the end of the connection.
@@ -41,6 +46,18 @@ impl TimedStream {
             ready!(timer.as_mut().poll(context));
         }
         Poll::Ready(())
+    }
+
+    fn read(&mut self, bytes: &[u8]) {
+        if !self.preface.is_empty() {
+            let (due, rest) = self.preface.split_at(bytes.len().min(self.preface.len()));
+            let agrees = bytes.starts_with(due);
+            self.preface = if agrees { rest } else { &[] };
+            if agrees && rest.is_empty() {
+                self.clock.chose_http2();
+            }
+        }
+        self.clock.read(Instant::now());
     }
 
     fn wrote(&self, poll: &Poll<io::Result<usize>>) {
@@ -61,7 +78,7 @@ impl AsyncRead for TimedStream {
         let before = buffer.filled().len();
         let poll = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {
-            self.clock.read(Instant::now());
+            self.read(&buffer.filled()[before..]);
         } else if matches!(poll, Poll::Ready(Ok(()))) && buffer.remaining() > 0 {
             return self.poll_gone(context).map(Ok);
         }
@@ -96,5 +113,40 @@ impl AsyncWrite for TimedStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_preface_tells_http_2_in_one_piece_or_several() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        for (pieces, http2) in [
+            (vec![PREFACE], true),
+            (vec![&PREFACE[..3], &PREFACE[3..]], true),
+            (vec![&PREFACE[..23]], false),
+            (vec![b"PRI / HTTP/1.1\r\n".as_slice(), PREFACE], false),
+            (vec![b"PUT / HTTP/1.1\r\n\r\n".as_slice()], false),
+        ] {
+            let mut client = TcpStream::connect(address).await.expect("connected");
+            let (stream, _) = listener.accept().await.expect("accepted");
+            let clock = Arc::new(ConnectionClock::new(Instant::now(), 0));
+            let mut timed = TimedStream::new(stream, clock.clone());
+            for piece in &pieces {
+                client.write_all(piece).await.expect("written");
+                timed.read_exact(&mut vec![0; piece.len()]).await.expect("read");
+            }
+            assert_eq!(clock.speaks_http2(), http2, "{pieces:?}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     client::{Connection, get, try_get},
-    operator::{HELLO, HELLO_P3, LOGGER, Operator, PROBE},
+    operator::{HELLO, HELLO_P3, LOGGER, Operator, PROBE, Said},
     process::{Shim, free_port},
 };
 use podless_artifact::seal::HttpWorld;
@@ -162,6 +162,25 @@ async fn what_is_gone_comes_back_with_an_older_generation() {
     let served = || fs::read_dir(&shim.state_dir).expect("listed").next().is_some();
     shim.until_admin("/healthz", |_, _| served()).await;
     assert_eq!(get(port, "/").await.body, "Hello from Podless\n");
+}
+
+#[tokio::test]
+async fn what_came_back_and_was_withdrawn_again_is_gone_with_the_last_withdrawal() {
+    let (operator, port) = (Operator::start().await, free_port());
+    let _shim = Shim::start(&operator, &[]);
+    let first = operator.assignment(HELLO, "a", port);
+    operator.serve(&first).await;
+    operator.withdraw("a", 1, Duration::from_millis(500));
+    let again = Assignment { generation: 2, port: free_port().into(), ..first };
+    operator.serve(&again).await;
+    operator.withdraw("a", 2, Duration::from_millis(1500));
+    let gone = |said: &Said| {
+        let acks = said.acks.iter().filter(|ack| matches!(ack.outcome, Some(Outcome::Withdrawn(_))));
+        let generations: Vec<_> = acks.map(|ack| ack.generation).collect();
+        generations.contains(&2).then_some(generations)
+    };
+    let gone = operator.until("it is gone", gone).await;
+    assert_eq!(gone, [2], "while the second lingered it was not gone");
 }
 
 #[tokio::test]

@@ -7,17 +7,24 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use futures::StreamExt;
 use http::StatusCode;
-use kube::{Api, api::ListParams};
+use kube::{
+    Api,
+    api::ListParams,
+    runtime::{WatchStreamExt, watcher},
+};
 use podless_crds::{ConditionType::Ready, WasmNode};
-use podless_e2e::{Cluster, Guest, Namespace, Plan, RELEASE_NAMESPACE, Traffic, eventually, get, soak};
+use podless_e2e::{Cluster, Guest, Namespace, Plan, RELEASE_NAMESPACE, Traffic, condition, eventually, get, is, soak};
 use serde_json::json;
 
 use super::{leader::leader, nodes::serve};
 use crate::maintenance::{gone, pods};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Services that are asked all the while.
+const LOADED: [&str; 3] = ["everywhere", "single", "p3"];
 
 /// Upgrades the release to this edition of the engine: operators and shims both at the same time.
 async fn upgrade(cluster: &Cluster, edition: &str) -> Result<()> {
@@ -40,6 +47,38 @@ async fn engine(cluster: &Cluster, namespace: &Namespace) -> Result<String> {
     all.into_iter().next().context("one")
 }
 
+/// Replaces every pod by those of this edition; answers the engine that everybody has then.
+async fn replace(cluster: &Cluster, namespace: &Namespace, edition: &str, before: &str) -> Result<String> {
+    let (old, start) = (pods(cluster).await?, Instant::now());
+    upgrade(cluster, edition).await?;
+    gone(cluster, &old).await?;
+    eprintln!("edition {edition:?}: all of {} pods replaced after {:.1?}", old.len(), start.elapsed());
+    let nodes = cluster.nodes().await?;
+    let now = eventually("everybody has another engine", PATIENCE, async || {
+        let now = engine(cluster, namespace).await?;
+        ensure!(now != before, "still {now}");
+        Ok(now)
+    })
+    .await?;
+    serve(namespace, LOADED[0], |ready| ready == nodes).await?;
+    Ok(now)
+}
+
+/// Ends when one of the services under load is anything but Ready: answers which, and what it is.
+async fn unready(namespace: &Namespace) -> String {
+    let mut changes =
+        watcher(namespace.services(), watcher::Config::default()).default_backoff().applied_objects().boxed();
+    loop {
+        let Some(change) = changes.next().await else { return "the watch has ended".into() };
+        // After an error it begins anew, and shows all of them.
+        let Ok(service) = change else { continue };
+        let name = service.metadata.name.as_deref().unwrap_or_default();
+        if LOADED.contains(&name) && !is(&service, Ready, "True") {
+            return format!("{name}: {:?}", condition(&service, Ready));
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_engine_is_replaced_and_nothing_is_lost() -> Result<()> {
     let cluster = Cluster::connect().await?;
@@ -47,12 +86,12 @@ async fn the_engine_is_replaced_and_nothing_is_lost() -> Result<()> {
     let probe = cluster.registry.push_guest("probe", "e2e/engine:1").await?;
     let p3 = cluster.registry.push_guest("hello-p3", "e2e/engine-p3:1").await?;
     leader(&cluster).await?;
-    let nodes = cluster.nodes().await?;
     let mut load = vec![];
+    let [everywhere, single, other] = LOADED;
     for (name, image, replicas, guest) in [
-        ("everywhere", &probe, nodes.len(), Guest::Echo),
-        ("single", &probe, 1, Guest::Echo),
-        ("p3", &p3, 2, Guest::Any),
+        (everywhere, &probe, cluster.nodes().await?.len(), Guest::Echo),
+        (single, &probe, 1, Guest::Echo),
+        (other, &p3, 2, Guest::Any),
     ] {
         namespace.apply(name, json!({"image": image, "replicas": replicas})).await?;
         namespace.ready(name).await?;
@@ -73,19 +112,12 @@ async fn the_engine_is_replaced_and_nothing_is_lost() -> Result<()> {
         namespace.apply("stopped", json!({"image": probe, "replicas": 0})).await?;
         namespace.until_condition("stopped", Ready, "True", "Stopped").await?;
         namespace.until_condition("parked", Ready, "True", "Parked").await?;
-        let (old, start) = (pods(&cluster).await?, Instant::now());
-        upgrade(&cluster, &edition).await?;
-        gone(&cluster, &old).await?;
-        eprintln!("edition {edition:?}: all of {} pods replaced after {:.1?}", old.len(), start.elapsed());
-        let now = eventually("everybody has another engine", PATIENCE, async || {
-            let now = engine(&cluster, &namespace).await?;
-            ensure!(now != before, "still {now}");
-            Ok(now)
-        })
-        .await?;
+        let now = tokio::select! {
+            what = unready(&namespace) => bail!("while the engine is replaced, {what}"),
+            now = replace(&cluster, &namespace, &edition, &before) => now?,
+        };
         eprintln!("engine {before} → {now}");
         before = now;
-        serve(&namespace, "everywhere", |ready| ready == nodes).await?;
         leader(&cluster).await?;
         // The first request since then, and a service that nobody has served since then.
         let answer = get(&parked, "/say?awake").await?;

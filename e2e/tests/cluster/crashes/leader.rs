@@ -94,12 +94,10 @@ async fn writes_of(cluster: &Cluster, pod: &str, since: Timestamp) -> Result<Vec
     Ok(writes)
 }
 
-/// In the long form only: the same of a leader in a pod, as the audit log has it.
+/// The same as below of a leader in a pod, as the audit log has it.
 #[tokio::test]
+#[ignore = "long form: make soak"]
 async fn a_frozen_leader_is_replaced_and_writes_nothing_when_it_wakes() -> Result<()> {
-    if !soak() {
-        return Ok(());
-    }
     let cluster = Cluster::connect().await?;
     let namespace = cluster.namespace("e2e-frozen").await?;
     let image = cluster.registry.push_guest("probe", "e2e/frozen:1").await?;

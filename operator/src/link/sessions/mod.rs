@@ -2,8 +2,7 @@
 //! the streams are in `session` and the parent.
 //!
 //! `shim` is what is kept of one of them, `tell` what it is told next, `probes` what it is asked about others, `spread`
-//! who is told that a service has grown, `believe` what of its counts is
-//! taken, and `slow` how quickly it answers.
+//! whose connections are to come again elsewhere, `believe` what of its counts is taken, and `slow` how quickly it answers.
 
 mod believe;
 mod probes;

@@ -55,6 +55,8 @@ pub struct Shim {
     pub report: Option<v1::Report>,
     /// What it said last, by service uid.
     pub measured: HashMap<String, v1::ServiceReport>,
+    /// It was slow since it connected, and is not any more.
+    pub pardoned: bool,
     /// How quickly it answers.
     pub(super) pace: Pace,
     pub(super) session: u64,
@@ -70,7 +72,7 @@ pub struct Shim {
     pub(super) synced: bool,
     /// Questions about others that it is yet to be asked.
     pub(super) questions: VecDeque<v1::Probe>,
-    /// Services that have grown beyond it, and it is yet to be told; by their uids.
+    /// Services of which connections are to come again elsewhere, and it is yet to be told; by their uids.
     pub(super) spreads: BTreeMap<String, v1::Spread>,
     /// Who waits for an answer, by the number of the question.
     pub(super) asked: HashMap<u64, oneshot::Sender<bool>>,
@@ -98,6 +100,7 @@ impl Shim {
             failed: HashMap::new(),
             report: None,
             measured: HashMap::new(),
+            pardoned: false,
             pace: Pace::default(),
             session,
             gone: false,

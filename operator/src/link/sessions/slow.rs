@@ -9,7 +9,7 @@ use std::{
 use podless_link::v1;
 
 use super::{SessionKey, Sessions};
-use crate::eject::{Measured, Slow};
+use crate::eject::{Look, Measured, Slow};
 
 impl Sessions {
     /// A shim has counted. What it has not loaded yet, or has left, is not looked at.
@@ -20,7 +20,8 @@ impl Sessions {
             let Some((assigned, pace)) = self.services.get(uid).zip(said.pace) else { continue };
             let serves = assigned.budgets.contains_key(&key.pod_uid);
             if serves && shim.known.get(uid) == Some(&assigned.generation) {
-                shim.pace.told(uid, assigned.content.service_generation, pace, now);
+                let look = Look { begun: said.requests, said: pace, at: now };
+                shim.pace.told(uid, assigned.content.service_generation, look);
             }
         }
     }
@@ -38,9 +39,14 @@ impl Sessions {
 
     /// The shims that are slow, by the uids of their pods. Answers whether that is news.
     pub fn slow_down(&mut self, slow: HashMap<String, Slow>) -> bool {
-        let news = self.slow != slow;
+        if self.slow == slow {
+            return false;
+        }
+        for (uid, shim) in &mut self.shims {
+            shim.pardoned = !slow.contains_key(uid) && (shim.pardoned || self.slow.contains_key(uid));
+        }
         self.slow = slow;
-        news
+        true
     }
 
     /// Why the shim of this pod gets no new connections for a while, if it does not.

@@ -1,5 +1,5 @@
-//! Which shims are told that a service has grown beyond them, so that long-lived connections follow. In: the pods that
-//! got its connections before and get them now; out: a message for each of those that may have some. Pure.
+//! Which shims are told that others get a service's connections as well, or instead, so that long-lived connections
+//! follow. In: the pods that got them before and get them now; out: a message for each of those that may have some. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use podless_link::v1;
 
 use super::Sessions;
 
-/// More shims get connections of a service than before.
+/// A share of a service's connections is to come again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Growth {
     /// Uids of the pods that got them before: they have those that are open.
@@ -22,10 +22,15 @@ impl Growth {
         let grown = !before.is_empty() && after.len() > before.len();
         grown.then(|| Self { before: before.iter().map(|pod| (*pod).to_owned()).collect(), after: after.len() })
     }
+
+    /// From this pod, which gets no more of them, to all of so many that can have them: as if it had been alone.
+    pub fn away(pod: &str, able: usize) -> Self {
+        Self { before: BTreeSet::from([pod.to_owned()]), after: able }
+    }
 }
 
 impl Sessions {
-    /// Tells those who may have open connections of a service that it has grown. A hint: who is not connected misses it,
+    /// Tells those who may have open connections of a service that a share is to come again. A hint: who is not connected misses it,
     /// and one that was not told yet is told once, of both steps together.
     pub fn spread(&mut self, service: &str, growth: &Growth) {
         let count = |pods: usize| u32::try_from(pods).unwrap_or(u32::MAX);

@@ -386,6 +386,8 @@ fn who_had_connections_is_told_that_others_get_them_too() {
     let [two, three] = [&["p", "q"][..], &["p", "q", "away"]].map(|after| growth(&["p"], after).expect("growth"));
     sessions.spread("a", &two);
     assert_eq!((drain(&mut sessions, &p), drain(&mut sessions, &q)), (vec!["spread a 1-2".into()], vec![]));
+    sessions.spread("a", &Growth::away("q", 3));
+    assert_eq!((drain(&mut sessions, &p), drain(&mut sessions, &q)), (vec![], vec!["spread a 1-3".into()]));
     assert!(drain(&mut sessions, &p).is_empty(), "once");
     // Two steps before the shim takes the first.
     sessions.spread("a", &two);
@@ -436,4 +438,7 @@ fn answers_are_looked_at_of_what_a_shim_is_to_serve_and_has_loaded() {
     open(&mut sessions, "p", hello("f", &[]), &[]);
     assert!(sessions.slow("p").is_some(), "to come back is no cure");
     assert!(sessions.slow_down(HashMap::new()) && sessions.slow("p").is_none());
+    assert!(sessions.shims()["p"].pardoned);
+    open(&mut sessions, "p", hello("f", &[]), &[]);
+    assert!(!sessions.shims()["p"].pardoned, "what it had before is lost");
 }

@@ -36,20 +36,14 @@ pub(super) fn fingerprint(content: &str, sealed: &str, nodes: &BTreeMap<String, 
     hex::encode(&hash.finalize()[..8])
 }
 
-/// The highest generation that a shim has seen.
-pub(super) fn seen(shims: &[ShimView]) -> u64 {
-    shims.iter().filter_map(|s| s.serves.max(s.failed.as_ref().map(|f| f.generation))).max().unwrap_or(0)
+/// The highest generation that one of these shims has seen.
+pub(super) fn seen<'a>(shims: impl Iterator<Item = &'a ShimView>) -> u64 {
+    shims.filter_map(|s| s.serves.max(s.failed.as_ref().map(|f| f.generation))).max().unwrap_or(0)
 }
 
-/// The same generation while nothing changes; else one more than anybody has seen, so that neither a new leader nor a
+/// The same generation while nothing changes; else one more than anybody has `seen`, so that neither a new leader nor a
 /// restored API server can send what the shims would refuse as old.
-pub(super) fn next_generation(
-    print: &str,
-    assigned: Option<&Assigned>,
-    record: Option<&Recorded>,
-    shims: &[ShimView],
-) -> u64 {
-    let seen = seen(shims);
+pub(super) fn next_generation(print: &str, assigned: Option<&Assigned>, record: Option<&Recorded>, seen: u64) -> u64 {
     let (now, now_print) = match (assigned, record) {
         (Some(a), _) => (a.generation, &a.fingerprint),
         (None, Some(r)) => (r.generation, &r.fingerprint),

@@ -2,10 +2,11 @@
 //! it for status; or why nothing may be touched. Pure.
 //!
 //! `place` says where, `content` what, `generation` whether it is new, and `shims` who is told and who gets connections.
-//! `settled` says what that means for a shim that joins.
+//! `growth` says whose connections are to follow, `settled` what all that means for a shim that joins.
 
 mod content;
 mod generation;
+mod growth;
 mod place;
 mod settled;
 mod shims;
@@ -13,10 +14,11 @@ mod shims;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1 as core;
+use kube::ResourceExt;
 use podless_crds::{Image, Reason};
 
 use super::{
-    children::{Child, Recorded, RecordedNode, service_object},
+    children::{Child, Recorded, RecordedNode, service_object, slice_name},
     observe::Observed,
     slices::{Common, Families, Family, SlicePlan, ours},
     views::ShimView,
@@ -29,6 +31,7 @@ use crate::{
 };
 use content::{amounts, content_of};
 use generation::{content_name, fingerprint, next_generation, seen};
+use growth::growth;
 use place::{Places, place, stay};
 use shims::{Before, Shims, takers};
 
@@ -69,8 +72,8 @@ pub struct Plan {
     pub slices: SlicePlan,
     /// What shims are to be told; nothing when there is nothing new to say.
     pub assigned: Option<Assigned>,
-    /// Its endpoints are more than before: long-lived connections are to follow.
-    pub growth: Option<Growth>,
+    /// Its endpoints are more than before, or one is slow: long-lived connections are to follow.
+    pub growth: Vec<Growth>,
     /// What the service takes of each node.
     pub loads: BTreeMap<String, Cost>,
     /// For status.
@@ -136,9 +139,9 @@ pub struct Rejected {
 pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -> Result<Plan, Rejected> {
     let name = &o.id.name;
     may_touch(&o.child, "Service", name)?;
-    for (slice, found) in &o.slices {
-        may_touch(found, "EndpointSlice", slice)?;
-    }
+    // Without the first one it is not known what is served.
+    let first = slice_name(name);
+    may_touch(o.slices.get(&first).unwrap_or(&Child::Missing), "EndpointSlice", &first)?;
     let amounts = amounts(&o.service)?;
     let port = o.port.ok_or_else(|| Rejected {
         reason: Reason::NoPort,
@@ -178,9 +181,13 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         let (nodes, parked) = (nodes.collect(), o.demand.is_parked());
         let name = content_name(&settings.salt, content, port);
         let print = fingerprint(&name, &content.sealed, &nodes, parked);
-        // A restored API server has an older record than that of what shims serve.
-        let outdated = |r: &Recorded| r.generation < seen(&o.shims);
-        let generation = next_generation(&print, assigned, record.as_ref(), &o.shims);
+        let seen = seen(shims.given(&before, assigned));
+        // A restored API server has an older record than that of what shims serve. But the same content may have been
+        // assigned anew without being recorded: see `resealed`.
+        let told =
+            || assigned.is_some_and(|a| a.generation >= seen && content_name(&settings.salt, &a.content, port) == name);
+        let outdated = |r: &Recorded| r.generation < seen && !told();
+        let generation = next_generation(&print, assigned, record.as_ref(), seen);
         let record = Recorded {
             generation,
             service_generation: content.service_generation,
@@ -251,11 +258,15 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         image: next.as_ref().map(|n| n.content.image.clone()),
     };
     let common = Common { owner: &o.service, port, namespace: &settings.namespace, families: &families };
+    let slices = common.plan(&o.slices, &targets, record.as_ref());
+    for wanted in slices.wanted.iter().map(ResourceExt::name_any) {
+        may_touch(o.slices.get(&wanted).unwrap_or(&Child::Missing), "EndpointSlice", &wanted)?;
+    }
     Ok(Plan {
         service: service_object(&o.service, port),
-        slices: common.plan(&o.slices, &targets, record.as_ref()),
+        slices,
         assigned: next,
-        growth: Growth::between(&before.takers(), &takers),
+        growth: growth(&o.shims, &before, &takers),
         loads: held.iter().map(|(node, n)| (node.clone(), taken(o, node, amounts.each.times(*n)))).collect(),
         facts,
     })
@@ -268,7 +279,8 @@ pub fn resealed(o: &Observed) -> Option<Assigned> {
     if kept.sealed == assigned.content.sealed {
         return None;
     }
-    let generation = next_generation("", Some(assigned), None, &o.shims);
+    let given = o.shims.iter().filter(|shim| assigned.share(&shim.pod_uid).is_some());
+    let generation = next_generation("", Some(assigned), None, seen(given));
     Some(Assigned { generation, content: kept.clone(), ..assigned.clone() })
 }
 

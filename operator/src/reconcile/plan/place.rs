@@ -44,7 +44,7 @@ pub(super) fn place(
         // Who has no replicas has one place at least, where requests are answered all the same.
         replicas: asked.max(1),
         node_selector: &spec.node_selector,
-        affinity: spec.affinity.required(),
+        affinity: spec.required_nodes(),
         tolerations: &spec.tolerations,
         each,
     };

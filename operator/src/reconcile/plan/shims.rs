@@ -38,8 +38,13 @@ impl<'a> Before<'a> {
         self.0.contains_key(shim.pod_uid.as_str())
     }
 
-    fn ready(&self, shim: &ShimView) -> bool {
+    pub(super) fn ready(&self, shim: &ShimView) -> bool {
         self.0.get(shim.pod_uid.as_str()).is_some_and(|(ready, _)| *ready)
+    }
+
+    /// It served, and got no new connections.
+    pub(super) fn waits(&self, shim: &ShimView) -> bool {
+        self.0.get(shim.pod_uid.as_str()) == Some(&(false, true))
     }
 
     /// It serves, as far as it can be known.
@@ -98,6 +103,17 @@ impl<'a> Shims<'a> {
     /// Every usable shim of a chosen node: while one replaces another, both.
     pub(super) fn choose(&mut self, replicas: &BTreeMap<String, u32>) {
         self.chosen = self.usable.iter().filter(|s| replicas.contains_key(&s.node)).copied().collect();
+    }
+
+    /// Shims that were given the service, or are to be. What others say that they serve of it is no reason for anything:
+    /// they would be told nothing that they could refuse.
+    pub(super) fn given(&self, before: &Before<'_>, assigned: Option<&Assigned>) -> impl Iterator<Item = &'a ShimView> {
+        let chosen: BTreeSet<&str> = self.chosen.iter().map(|s| s.pod_uid.as_str()).collect();
+        self.all.iter().filter(move |s| {
+            chosen.contains(s.pod_uid.as_str())
+                || before.listed(s)
+                || assigned.is_some_and(|a| a.share(&s.pod_uid).is_some())
+        })
     }
 
     /// Shims that were given the service and that nothing sends new connections to any more. That one says that it has it

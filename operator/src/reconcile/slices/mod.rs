@@ -17,7 +17,7 @@ use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::ResourceExt;
 use podless_crds::WasmService;
 
-use super::children::{Child, Recorded, slice_name};
+use super::children::{Child, PREFER_DUAL_STACK, Recorded, slice_name};
 use object::slice_object;
 use split::{Members, gives_away, split};
 
@@ -44,19 +44,21 @@ pub struct SlicePlan {
 pub struct Families {
     /// That of its first slice. It never changes: a slice keeps its family.
     first: Family,
-    /// Those that the Service has addresses of.
+    /// Those that the Service has addresses of, or may soon have.
     pub served: Vec<Family>,
 }
 
 impl Families {
-    /// As the Service and the first slice have them. Before they are there, those of the pods.
+    /// As the Service and the first slice have them; before that one is there, as the pods have them. A Service that is yet
+    /// to be written, or to become one of two families, may have either in a moment: its slices must be there by then.
     pub fn of(service: &Child<Service>, slices: &Slices, name: &str, pods: Family) -> Self {
         let found = slices.get(&slice_name(name)).and_then(Child::ours);
         let first = found.and_then(|slice| Family::named(&slice.address_type)).unwrap_or(pods);
         let spec = service.ours().and_then(|service| service.spec.as_ref());
+        let spec = spec.filter(|spec| spec.ip_family_policy.as_deref() == Some(PREFER_DUAL_STACK));
         let families = spec.and_then(|spec| spec.ip_families.as_ref()).into_iter().flatten();
         let served: Vec<_> = families.filter_map(|family| Family::named(family)).collect();
-        Self { first, served: if served.is_empty() { vec![first] } else { served } }
+        Self { first, served: if served.is_empty() { Family::ALL.to_vec() } else { served } }
     }
 }
 

@@ -8,8 +8,9 @@ use std::{
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Resource, ResourceExt};
+use podless_crds::SERVICE_LABEL;
 
-use crate::reconcile::children::slice_name;
+use crate::{reconcile::children::slice_name, wake::ServiceRef};
 
 /// A family of addresses: a slice has those of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,36 +80,67 @@ pub fn owner(slice: &impl Resource) -> Option<String> {
 }
 
 /// Names of the slices that there may be, by the uid of their service: what lists, watches and own writes have shown.
-/// One that there is not is looked for in vain, and forgotten; one that there is must not be missed, or its endpoints
-/// would stay for ever.
+/// One that there is not, or that is somebody else's, is looked for in vain, and forgotten; one that there is must not be
+/// missed, or its endpoints would stay for ever.
 #[derive(Debug, Default)]
-pub struct SliceNames(HashMap<String, BTreeSet<String>>);
+pub struct SliceNames(HashMap<String, BTreeSet<Place>>);
+
+/// Namespace and name of a slice.
+type Place = (String, String);
 
 impl SliceNames {
-    /// There is such a slice, or may be in a moment.
-    pub fn insert(&mut self, service: &str, name: &str) {
-        self.0.entry(service.to_owned()).or_default().insert(name.to_owned());
+    /// A slice was seen. Anybody can give one the owner of another: only by its name, and in the namespace of the service, it
+    /// may be the service's own.
+    pub fn seen(&mut self, slice: &impl Resource) {
+        let Some((service, (namespace, name))) = place(slice) else { return };
+        let of = slice.meta().labels.as_ref().and_then(|labels| labels.get(SERVICE_LABEL));
+        if of.is_some_and(|of| name.starts_with(&slice_name(of))) {
+            self.0.entry(service).or_default().insert((namespace, name));
+        }
     }
 
-    /// There is none.
-    pub fn remove(&mut self, service: &str, name: &str) {
-        if let Some(names) = self.0.get_mut(service) {
-            names.remove(name);
-            if names.is_empty() {
+    /// A slice was seen to be gone.
+    pub fn gone(&mut self, slice: &impl Resource) {
+        if let Some((service, place)) = place(slice) {
+            self.forget(&service, &place);
+        }
+    }
+
+    /// There may be such a slice in a moment.
+    pub fn insert(&mut self, service: &ServiceRef, name: &str) {
+        self.0.entry(service.uid.clone()).or_default().insert((service.namespace.clone(), name.to_owned()));
+    }
+
+    /// The service has no such slice.
+    pub fn remove(&mut self, service: &ServiceRef, name: &str) {
+        self.forget(&service.uid, &(service.namespace.clone(), name.to_owned()));
+    }
+
+    fn forget(&mut self, service: &str, place: &Place) {
+        if let Some(places) = self.0.get_mut(service) {
+            places.remove(place);
+            if places.is_empty() {
                 self.0.remove(service);
             }
         }
     }
 
-    /// Those of a service.
-    pub fn of(&self, service: &str) -> BTreeSet<String> {
-        self.0.get(service).cloned().unwrap_or_default()
+    /// Those of a service: in its namespace.
+    pub fn of(&self, service: &ServiceRef) -> BTreeSet<String> {
+        let places = self.0.get(&service.uid).into_iter().flatten();
+        places.filter(|(namespace, _)| *namespace == service.namespace).map(|(_, name)| name.clone()).collect()
     }
 
     /// The service is gone.
     pub fn release(&mut self, service: &str) {
         self.0.remove(service);
     }
+}
+
+/// The uid of a slice's service, and where it is.
+fn place(slice: &impl Resource) -> Option<(String, Place)> {
+    let (namespace, name) = (slice.meta().namespace.clone()?, slice.meta().name.clone()?);
+    Some((owner(slice)?, (namespace, name)))
 }
 
 #[cfg(test)]
@@ -141,5 +173,29 @@ mod tests {
                 assert_eq!(SliceId::of(&slice, service, other), None, "{name} where the first is of the other family");
             }
         }
+    }
+
+    #[test]
+    fn what_strangers_call_a_services_slice_is_none() {
+        let slice = |namespace: &str, name: &str, of: &str| -> EndpointSlice {
+            let owner = json!({"apiVersion": "v", "kind": "k", "name": "hello", "uid": "u", "controller": true});
+            let labels = json!({SERVICE_LABEL: of});
+            let metadata = json!({"namespace": namespace, "name": name, "labels": labels, "ownerReferences": [owner]});
+            serde_json::from_value(json!({"metadata": metadata, "addressType": "IPv4", "endpoints": []})).expect("one")
+        };
+        let hello = ServiceRef { uid: "u".into(), namespace: "n".into(), name: "hello".into() };
+        let mut names = SliceNames::default();
+        let second = slice("n", "hello-podless-2", "hello");
+        names.seen(&second);
+        names.seen(&slice("theirs", "hello-podless-3", "hello"));
+        names.seen(&slice("n", "other", "hello"));
+        names.seen(&EndpointSlice::default());
+        names.insert(&hello, "hello-podless-4");
+        assert_eq!(names.of(&hello), BTreeSet::from(["hello-podless-2".to_owned(), "hello-podless-4".to_owned()]));
+        names.gone(&slice("theirs", "hello-podless-2", "hello"));
+        assert_eq!(names.of(&hello).len(), 2, "that was another one");
+        names.gone(&second);
+        names.remove(&hello, "hello-podless-4");
+        assert!(names.of(&hello).is_empty());
     }
 }

@@ -65,3 +65,18 @@ fn what_shims_serve_is_not_what_an_older_record_says() {
     world.load();
     assert_eq!((world.says(Available), world.says(Ready)), ("True Serving".into(), "True Serving".into()));
 }
+
+#[test]
+fn what_a_shim_says_of_a_service_that_it_was_not_given_is_no_reason_to_tell_the_others_anything() {
+    let mut world = served(&["a", "b"], 1);
+    let before = (world.slice().clone(), world.service.status.clone());
+    let has = world.slice().endpoints[0].node_name.clone().expect("a node");
+    let other = if has == "a" { "b" } else { "a" };
+    world.at(other).serves = Some(1000);
+    world.turn().expect("planned");
+    assert_eq!((world.slice().clone(), world.service.status.clone()), before);
+    // When it is given the service, it is told what it does not refuse.
+    world.change(|s| s.spec.replicas = Some(2));
+    world.turn().expect("planned");
+    assert_eq!(world.generation(), 1001);
+}

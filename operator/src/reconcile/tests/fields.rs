@@ -163,11 +163,11 @@ fn what_does_not_fit_is_said_and_what_fits_is_placed() {
 
 #[test]
 fn a_service_is_kept_off_a_node_by_its_affinity_and_moves_when_that_changes() {
-    let but = |node: &str| -> podless_crds::Affinity {
+    let but = |node: &str| -> Option<podless_crds::Affinity> {
         let named = json!({"key": "metadata.name", "operator": "NotIn", "values": [node]});
         let terms = json!({"nodeSelectorTerms": [{"matchFields": [named]}]});
         let required = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}});
-        serde_json::from_value(required).expect("an affinity")
+        Some(serde_json::from_value(required).expect("an affinity"))
     };
     let mut world = World::new(&["a", "b"], 1);
     world.service.spec.affinity = but("a");

@@ -54,22 +54,22 @@ fn who_had_its_connections_hears_of_each_new_endpoint_once() {
     };
     let mut world = served(&["a", "b", "c"], 1);
     let first = world.endpoints()[0].trim_end_matches('+').to_owned();
-    assert_eq!(world.growth, None, "the first endpoint has no connections to share");
+    assert_eq!(world.growth, [], "the first endpoint has no connections to share");
     world.change(|s| s.spec.replicas = Some(3));
     world.turn().expect("planned");
-    assert_eq!(world.growth, None, "nobody else has loaded it yet");
+    assert_eq!(world.growth, [], "nobody else has loaded it yet");
     world.load();
     assert_eq!(world.endpoints(), ["a+", "b+", "c+"]);
-    assert_eq!(world.growth, Some(growth(&[&format!("uid-{first}")], &["uid-a", "uid-b", "uid-c"])));
+    assert_eq!(world.growth, [growth(&[&format!("uid-{first}")], &["uid-a", "uid-b", "uid-c"])]);
     world.turn().expect("planned");
-    assert_eq!(world.growth, None, "once");
+    assert_eq!(world.growth, [], "once");
     // One is lost, and comes back.
     (world.at("b").connected, world.at("b").pod_ready) = (false, false);
     world.turn().expect("planned");
-    assert_eq!((world.endpoints(), &world.growth), (vec!["a+".into(), "b-".into(), "c+".into()], &None));
+    assert_eq!((world.endpoints(), &world.growth), (vec!["a+".into(), "b-".into(), "c+".into()], &vec![]));
     world.at("b").connected = true;
     world.turn().expect("planned");
-    assert_eq!(world.growth, Some(growth(&["uid-a", "uid-c"], &["uid-a", "uid-b", "uid-c"])));
+    assert_eq!(world.growth, [growth(&["uid-a", "uid-c"], &["uid-a", "uid-b", "uid-c"])]);
 }
 
 #[test]
@@ -331,6 +331,31 @@ fn a_slow_shim_gets_no_new_connections_while_others_can_take_them() {
     world.at("a").slow = true;
     world.turn().expect("planned");
     assert_eq!(world.endpoints(), ["a+"]);
+}
+
+#[test]
+fn kept_connections_leave_a_slow_shim_and_are_not_sent_back_to_it() {
+    let mut world = served(&["a", "b", "c"], 3);
+    world.at("a").slow = true;
+    world.turn().expect("planned");
+    assert_eq!(world.growth, [Growth::away("uid-a", 3)]);
+    world.turn().expect("planned");
+    assert_eq!(world.growth, [], "once");
+    (world.at("a").slow, world.at("a").pardoned) = (false, true);
+    world.turn().expect("planned");
+    assert_eq!((world.endpoints(), &world.growth), (vec!["a+".into(), "b+".into(), "c+".into()], &vec![]));
+    // Beside it, the service grows.
+    (world.at("a").slow, world.at("a").pardoned) = (true, false);
+    world.turn().expect("planned");
+    world.shims.push(shim("d"));
+    world.nodes.insert("d".into(), NodeFacts::default());
+    world.change(|s| s.spec.replicas = Some(4));
+    world.turn().expect("planned");
+    (world.at("a").slow, world.at("a").pardoned) = (false, true);
+    world.load();
+    let all = ["uid-a", "uid-b", "uid-c", "uid-d"];
+    let grown = Growth::between(&all[..3].iter().copied().collect(), &all.into());
+    assert_eq!((world.endpoints().len(), &world.growth), (4, &Vec::from_iter(grown)));
 }
 
 #[test]

@@ -106,7 +106,7 @@ struct World {
     /// What this one takes, as planned last.
     takes: BTreeMap<String, Cost>,
     /// What was grown last.
-    growth: Option<Growth>,
+    growth: Vec<Growth>,
 }
 
 fn settings() -> Settings {
@@ -156,7 +156,7 @@ impl World {
             rebalance: None,
             others: BTreeMap::new(),
             takes: BTreeMap::new(),
-            growth: None,
+            growth: vec![],
         }
     }
 

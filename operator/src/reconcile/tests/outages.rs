@@ -116,11 +116,14 @@ fn what_cannot_be_planned_is_sealed_anew_all_the_same() {
     let again = resealed(&world.observed()).expect("sealed anew");
     assert_eq!((again.generation, &again.content.sealed), (before.generation + 1, &content.sealed));
     assert_eq!((&again.replicas, &again.budgets), (&before.replicas, &before.budgets));
+    world.at("a").serves = Some(again.generation);
     world.assigned = Some(Arc::new(again));
     assert!(resealed(&world.observed()).is_none(), "once");
-    // When it can be planned again, shims take it as something newer.
+    // When it can be planned again, shims take it as something newer; but it is the same, and stays ready.
     (world.foreign, world.build) = (false, rejected(Reason::RegistryUnreachable, true));
     world.turn().expect("planned");
+    assert_eq!(recorded(world.slice()).expect("a record").since, before.generation);
+    assert_eq!(world.says(Available), "True Serving");
     let planned = world.assigned.clone().expect("assigned");
     assert!(planned.generation > before.generation && planned.content.sealed == content.sealed);
 }

@@ -16,9 +16,9 @@ fn large(nodes: usize, replicas: i32) -> World {
     world
 }
 
-/// A Service of these families.
+/// A Service of these families, as it is written.
 fn service(families: &[&str]) -> Child<core::Service> {
-    let service = json!({"spec": {"ipFamilies": families}});
+    let service = json!({"spec": {"ipFamilies": families, "ipFamilyPolicy": "PreferDualStack"}});
     Child::Ours(serde_json::from_value(service).expect("a Service"))
 }
 
@@ -93,6 +93,18 @@ fn a_further_slice_of_somebody_else_is_told() {
 }
 
 #[test]
+fn what_others_have_by_a_name_that_is_not_wanted_is_no_conflict() {
+    let mut world = large(120, 120);
+    world.slices.insert("hello-podless-9".into(), Child::Foreign);
+    world.slices.insert("hello-podless-ipv6".into(), Child::Leftover);
+    assert_eq!(world.would_change(), Vec::<String>::new());
+    world.turn().expect("planned");
+    assert_eq!((world.sizes(), world.says(Ready)), (vec![("", 100), ("-2", 20)], "True Serving".into()));
+    world.slices.insert(SLICE.into(), Child::Foreign);
+    assert_eq!(world.turn().expect_err("rejected").reason, Reason::ServiceConflict);
+}
+
+#[test]
 fn what_nobody_has_looked_for_is_looked_for_before_it_is_written() {
     let world = World { slices: Slices::new(), ..large(120, 120) };
     let unseen = |world: &World| {
@@ -111,8 +123,13 @@ fn each_family_that_the_service_has_gets_a_slice() {
     for (n, shim) in world.shims.iter_mut().enumerate() {
         shim.ips = vec![format!("10.0.0.{n}"), format!("fd00::{n}")];
     }
-    world.turn().expect("planned");
-    assert_eq!(world.sizes(), [("", 2)], "no Service yet");
+    let single = json!({"spec": {"ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"}});
+    let single = Child::Ours(serde_json::from_value(single).expect("a Service"));
+    for (before, child) in [("no Service yet", Child::Missing), ("as an older operator has made it", single)] {
+        (world.child, world.slices) = (child, Slices::new());
+        world.turn().expect("planned");
+        assert_eq!(world.sizes(), [("", 2), ("-ipv6", 2)], "{before}: it may have two addresses in a moment");
+    }
     world.child = service(&["IPv4", "IPv6"]);
     world.load();
     assert_eq!(world.sizes(), [("", 2), ("-ipv6", 2)]);
