@@ -37,9 +37,10 @@ async fn what_computes_is_followed_and_what_waits_is_not() -> Result<()> {
     let decided = scaled.scaling.context("a decision")?;
     eprintln!("20 requests a second that compute: {} replicas: {}", scaled.replicas, decided.reason);
     assert!(decided.current.ends_with('m') && decided.target == "100m", "{decided:?}");
+    computes.another(40).await?;
     let busy = computes.stop().await?;
     eprintln!("meanwhile: {busy}");
-    busy.none_lost(20)?;
+    busy.none_lost(40)?;
     status(&namespace, "probe", "one replica or none", |status| status.desired_replicas.is_some_and(|n| n <= 1))
         .await?;
     parked(&namespace, "probe").await?;
