@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
-    Api,
+    Api, ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
 use podless_e2e::{Cluster, RELEASE_NAMESPACE, eventually};
@@ -32,13 +32,18 @@ use crate::admin::Admin;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
+async fn installed(cluster: &Cluster) -> Result<Deployment> {
+    let api = Api::<Deployment>::namespaced(cluster.kube.clone(), RELEASE_NAMESPACE);
+    let operators = ListParams::default().labels("app.kubernetes.io/component=operator");
+    api.list(&operators).await?.items.pop().context("the operator's Deployment")
+}
+
 /// Sets how many operators are installed; waits until it is so.
 pub(crate) async fn scale_installed(cluster: &Cluster, replicas: usize) -> Result<()> {
     let api = Api::<Deployment>::namespaced(cluster.kube.clone(), RELEASE_NAMESPACE);
-    let operators = ListParams::default().labels("app.kubernetes.io/component=operator");
-    let name = api.list(&operators).await?.items.into_iter().find_map(|d| d.metadata.name);
+    let name = installed(cluster).await?.name_any();
     let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-    api.patch(&name.context("the operator's Deployment")?, &PatchParams::default(), &patch).await?;
+    api.patch(&name, &PatchParams::default(), &patch).await?;
     eventually(&format!("{replicas} installed operators"), PATIENCE, async || {
         let pods = cluster.operators().await?;
         ensure!(pods.len() == replicas, "{} operators", pods.len());
@@ -47,9 +52,17 @@ pub(crate) async fn scale_installed(cluster: &Cluster, replicas: usize) -> Resul
     .await
 }
 
+/// The edition of the engine that the installed shims and operators run.
+async fn edition(cluster: &Cluster) -> Result<String> {
+    let pods = installed(cluster).await?.spec.context("a spec")?.template.spec.context("a pod's spec")?;
+    let mut env = pods.containers.into_iter().flat_map(|container| container.env.unwrap_or_default());
+    Ok(env.find(|variable| variable.name == podless_engine::EDITION).and_then(|found| found.value).unwrap_or_default())
+}
+
 /// How to run it.
 struct Recipe {
     program: PathBuf,
+    edition: String,
     kubeconfig: PathBuf,
     cache: PathBuf,
     registry: String,
@@ -70,6 +83,7 @@ impl Recipe {
             .arg("--cache-dir")
             .arg(&self.cache)
             .env("KUBECONFIG", &self.kubeconfig)
+            .env(podless_engine::EDITION, &self.edition)
             .env(
                 "RUST_LOG",
                 std::env::var("RUST_LOG").unwrap_or_else(|_| "warn,kube_client=off,k8s_controller=off".to_owned()),
@@ -117,6 +131,7 @@ impl Operator {
         let built = test.parent().and_then(|deps| deps.parent()).context("the folder of what was built")?;
         let recipe = Recipe {
             program: built.join("podless-operator"),
+            edition: edition(cluster).await?,
             kubeconfig,
             cache: files.path().join("cache"),
             admin: free(21_000).context("a free port")?,
