@@ -18,13 +18,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a slow node gets nothing the first time.
 const FIRST: Duration = Duration::from_secs(30);
 /// Longest that it may take to find out: three windows in a row, each longer the less is answered.
-const FOUND: Duration = Duration::from_secs(40);
+const FOUND: Duration = Duration::from_secs(60);
+/// How long it is watched when it is back: a slow one would have been found in this time.
+const STAYS: Duration = Duration::from_secs(30);
 /// What may come on top of a time that was set: a round, a plan, a look at the slice.
 const SLACK: Duration = Duration::from_secs(10);
 /// Connections of each protocol that are kept for ever.
 const KEPT: usize = 20;
 /// What kept connections may take to leave a node: their turns, and a request on each.
-const LEFT: Duration = Duration::from_secs(20);
+const LEFT: Duration = Duration::from_secs(40);
 /// In the node: it is slow for as long as this is there.
 const SLOW: &str = "/tmp/e2e-slow";
 
@@ -86,7 +88,7 @@ async fn a_node_ten_times_slower_than_the_others_gets_nothing_new_for_a_while() 
     turns(&namespace, &nodes, victim, true).await?;
     let plan = Plan {
         guest: Guest::Busy,
-        rate: 10,
+        rate: 6,
         most: Duration::from_secs(400),
         patience: Duration::from_secs(10),
         ..Plan::default()
@@ -116,9 +118,14 @@ async fn a_node_ten_times_slower_than_the_others_gets_nothing_new_for_a_while() 
         assert!(took < FOUND, "{took:?}");
         if time == 1 {
             said(&cluster, victim).await?;
-            let now = most_take(&target).await?;
+            // kube-proxy may learn of it a moment later.
+            let now = eventually("new connections are answered as quickly as before", LEFT, async || {
+                let now = most_take(&target).await?;
+                ensure!(now < usual * 3, "{now:?}, and {usual:?} before");
+                Ok(now)
+            })
+            .await?;
             eprintln!("nine of ten answers within {usual:.0?} before, {now:.0?} without the slow node");
-            assert!(now < usual * 3, "{now:?}, and {usual:?} before");
             let left = eventually("kept connections leave the slow node", LEFT, async || {
                 let left = share(&cluster, &namespace.name, victim, &kept).await?;
                 ensure!(left < its_share / 2.0, "{left:.2} of {its_share:.2}");
@@ -133,16 +140,16 @@ async fn a_node_ten_times_slower_than_the_others_gets_nothing_new_for_a_while() 
         assert!(out + SLACK > FIRST * time && out < FIRST * time + SLACK, "{out:?}");
         since = Instant::now();
     }
-    eventually("it has stayed for longer than it takes to be found", PATIENCE, async || {
+    eventually("it stays", PATIENCE, async || {
         assert_eq!(ready_nodes(&namespace, "probe").await?, nodes, "after {:?}", since.elapsed());
-        ensure!(since.elapsed() > FOUND, "{:?}", since.elapsed());
+        ensure!(since.elapsed() > STAYS, "{:?}", since.elapsed());
         Ok(())
     })
     .await?;
     for (load, which) in [(new, "new"), (kept, "kept")] {
         let seen = load.stop().await?;
         eprintln!("a slow node, {which} connections: {seen}");
-        seen.none_lost(500)?;
+        seen.none_lost(300)?;
     }
     namespace.delete().await
 }
