@@ -101,6 +101,15 @@ func recorded(name string) (*cluster, error) {
 	return c, nil
 }
 
+// held is the cluster when it is up, and nobody else changes it until unlock.
+func held(name string) (c *cluster, unlock func(), err error) {
+	if c, err = running(name); err != nil {
+		return nil, nil, err
+	}
+	unlock, err = lock("cluster " + name)
+	return c, unlock, err
+}
+
 // running is the cluster when it is up, or else an error that says how to get there.
 func running(name string) (*cluster, error) {
 	c, err := recorded(name)

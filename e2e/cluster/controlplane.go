@@ -113,11 +113,7 @@ func controlPlaneVerb(process string) func(string, []string) error {
 		if len(args) != 1 || (args[0] != "stop" && args[0] != "start") {
 			return errUsage
 		}
-		c, err := running(name)
-		if err != nil {
-			return err
-		}
-		unlock, err := lock("cluster " + name)
+		c, unlock, err := held(name)
 		if err != nil {
 			return err
 		}

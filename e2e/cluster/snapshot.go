@@ -29,11 +29,7 @@ func etcdVerb(name string, args []string) error {
 	if len(args) != 2 || (args[0] != "save" && args[0] != "restore") {
 		return controlPlaneVerb("etcd")(name, args)
 	}
-	c, err := running(name)
-	if err != nil {
-		return err
-	}
-	unlock, err := lock("cluster " + name)
+	c, unlock, err := held(name)
 	if err != nil {
 		return err
 	}

@@ -45,10 +45,10 @@ pub(super) async fn watch(eject: &Eject) -> std::convert::Infallible {
 /// Every service is planned anew when others are slow than before.
 fn make_known(eject: &Eject, all: &[Member], slow: HashMap<String, Slow>) {
     let mut new = 0;
+    let mut sessions = eject.hub.sessions();
     for member in all {
         let (node, pod) = (&member.node, &member.pod_uid);
-        let was = eject.hub.sessions().slow(pod).is_some();
-        match (slow.get(pod), was) {
+        match (slow.get(pod), sessions.slow(pod).is_some()) {
             (Some(slow), false) => {
                 new += 1;
                 tracing::warn!(node, pod, "this shim is {slow}");
@@ -58,7 +58,8 @@ fn make_known(eject: &Eject, all: &[Member], slow: HashMap<String, Slow>) {
         }
     }
     eject.metrics.slow(new, slow.len());
-    let news = eject.hub.sessions().slow_down(slow);
+    let news = sessions.slow_down(slow);
+    drop(sessions);
     if news {
         eject.hub.membership_changed();
     }

@@ -91,8 +91,7 @@ impl<K: Resource> Child<K> {
     /// Whose is it?
     pub fn of(found: Option<K>, service: &ServiceRef) -> Self {
         let Some(object) = found else { return Self::Missing };
-        let owner = object.owner_references().iter().find(|owner| owner.controller == Some(true));
-        match owner {
+        match controller(&object) {
             Some(owner) if owner.uid == service.uid => Self::Ours(object),
             Some(owner) if is_wasm_service(owner) && owner.name == service.name => Self::Leftover,
             _ => Self::Foreign,
@@ -106,6 +105,11 @@ impl<K: Resource> Child<K> {
             Self::Missing | Self::Leftover | Self::Foreign => None,
         }
     }
+}
+
+/// Who controls an object.
+pub fn controller(object: &impl Resource) -> Option<&OwnerReference> {
+    object.owner_references().iter().find(|owner| owner.controller == Some(true))
 }
 
 fn is_wasm_service(owner: &OwnerReference) -> bool {

@@ -30,8 +30,8 @@ impl Growth {
 }
 
 impl Sessions {
-    /// Tells those who may have open connections of a service that a share is to come again. A hint: who is not connected misses it,
-    /// and one that was not told yet is told once, of both steps together.
+    /// Tells those who may have open connections of a service that a share is to come again. A hint: who is not connected
+    /// misses it, and one that was not told yet is told once, of both steps together.
     pub fn spread(&mut self, service: &str, growth: &Growth) {
         let count = |pods: usize| u32::try_from(pods).unwrap_or(u32::MAX);
         for pod in &growth.before {

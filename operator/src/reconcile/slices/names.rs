@@ -10,7 +10,10 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Resource, ResourceExt};
 use podless_crds::SERVICE_LABEL;
 
-use crate::{reconcile::children::slice_name, wake::ServiceRef};
+use crate::{
+    reconcile::children::{controller, slice_name},
+    wake::ServiceRef,
+};
 
 /// A family of addresses: a slice has those of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,8 +78,7 @@ impl SliceId {
 
 /// The uid of the service that a slice belongs to.
 pub fn owner(slice: &impl Resource) -> Option<String> {
-    let owners = slice.meta().owner_references.iter().flatten();
-    owners.into_iter().find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone())
+    controller(slice).map(|owner| owner.uid.clone())
 }
 
 /// Names of the slices that there may be, by the uid of their service: what lists, watches and own writes have shown.
