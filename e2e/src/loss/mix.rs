@@ -26,8 +26,8 @@ pub enum Guest {
     Echo,
     /// After half a second, as the guest `probe` does: as many are in flight as are sent in half a second.
     Slow,
-    /// After some tens of milliseconds of computing, as the guest `probe` does.
-    Busy,
+    /// After so many million steps of computing, about two milliseconds each, as the guest `probe` does.
+    Busy(u32),
     /// Anything, by 200.
     Any,
 }
@@ -55,7 +55,9 @@ pub(super) fn ask(plan: &Plan, number: usize) -> Ask {
     let (path, answer) = match plan.guest {
         Guest::Any => ("/".to_owned(), None),
         Guest::Slow => ("/slow?ms=500".to_owned(), Some(Bytes::from_static(b"500 ms\n"))),
-        Guest::Busy => ("/compute?millions=30".to_owned(), Some(Bytes::from_static(b"30 million steps\n"))),
+        Guest::Busy(millions) => {
+            (format!("/compute?millions={millions}"), Some(Bytes::from(format!("{millions} million steps\n"))))
+        }
         Guest::Echo if post => ("/echo".to_owned(), Some(body.clone())),
         Guest::Echo => (format!("/say?{number}"), Some(Bytes::from(number.to_string()))),
     };
