@@ -15,6 +15,8 @@ export PROFILE_DIR = $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(P
 
 # Groups that no cargo command links together: features would be unified, and the compiler linked into the shim.
 OPERATOR_SIDE := -p podless-crds -p podless-engine -p podless-artifact -p podless-link -p podless-operator -p podless-e2e -p xtask
+# The child that compiles, alone: the operator must not link what it does.
+COMPILER := -p podless-artifact --features compile --bin podless-compile
 SHIM_SIDE := -p podless-shim -p podless-host -p podless-engine
 # And the one program that has both, for a machine without a cluster.
 CLI_SIDE := -p podless-cli
@@ -72,9 +74,10 @@ registry: harness ## Print host:port of the local cluster's registry
 ## Building
 
 .PHONY: build cli harness guests examples image generate clean
-build: ## Build operator, shim and tools
+build: ## Build operator, compiler, shim and tools
 	cargo build $(OPERATOR_SIDE) $(if $(filter dev,$(PROFILE)),,--bin xtask)
 	$(if $(filter dev,$(PROFILE)),,cargo build --profile $(PROFILE) -p podless-operator)
+	cargo build --profile $(PROFILE) $(COMPILER)
 	cargo build --profile $(PROFILE) $(SHIM_SIDE)
 
 # One file that runs on any Linux: statically linked, unless it is for work on it.
@@ -89,7 +92,7 @@ harness:
 	@cd e2e/cluster && go build -buildvcs=false -o $(CLUSTER) .
 
 guests: ## Build the components that tests serve, also as machine code
-	cargo build $(OPERATOR_SIDE) --example precompile
+	cargo build -p podless-engine --features compile --example precompile
 	@scripts/guests
 
 examples: guests ## Build every example; JavaScript's and Python's need npm and python3
@@ -123,11 +126,13 @@ test: ## Everything: lint, unit, real API server, real cluster
 	@scripts/stage "Kubernetes (built once)" $(CLUSTER) bin
 	@scripts/stage "lint: chart" $(MAKE) lint-chart
 	@scripts/stage "unit tests" $(MAKE) BUILT=yes test-unit
+	@scripts/stage "fuzz" $(MAKE) BUILT=yes fuzz
 	@scripts/stage "tests on a real API server" $(MAKE) BUILT=yes test-api
 	@scripts/stage "clusters up" $(MAKE) BUILT=yes test-clusters-up
 	@scripts/stage "tests on real clusters" scripts/beside \
 		ordinary "$(MAKE) BUILT=yes TEST_PROFILE=ordinary test-cluster" \
-		breaking "$(MAKE) BUILT=yes TEST_PROFILE=breaking CLUSTER_NAME=breaking test-cluster"
+		nodes "$(MAKE) BUILT=yes TEST_PROFILE=nodes CLUSTER_NAME=nodes test-cluster" \
+		control "$(MAKE) BUILT=yes TEST_PROFILE=control CLUSTER_NAME=control test-cluster"
 	@scripts/stage "clusters down" $(MAKE) test-down
 
 lint: lint-go lint-shell lint-rust lint-shim lint-generated lint-chart ## Formatting, clippy, vet, shellcheck, helm lint, generated files
@@ -137,10 +142,12 @@ lint-rust:
 	for guests in $(GUESTS); do cargo fmt --check --manifest-path $$guests/Cargo.toml --all; done
 	cargo clippy --workspace --all-targets -- -D warnings
 
-# Who cannot compile cannot be made to: the shim links no code generator. And the operator nothing that runs guests.
+# Who cannot compile cannot be made to: the shim links no code generator, and the operator nothing that parses, compiles or
+# runs guests. Its child does, and runs none.
 lint-shim:
 	@scripts/absent podless-shim cranelift-codegen wasmtime-internal-cranelift wasmtime-internal-winch
-	@scripts/absent podless-operator wasmtime-wasi wasmtime-wasi-http
+	@scripts/absent podless-operator cranelift-codegen wasmtime wasmparser wasmtime-wasi wasmtime-wasi-http
+	@scripts/absent podless-artifact --features compile -- wasmtime-wasi wasmtime-wasi-http tokio reqwest
 
 lint-go: harness
 	@unformatted=$$(gofmt -l e2e/cluster); [ -z "$$unformatted" ] || { echo "run gofmt -w on: $$unformatted" >&2; exit 1; }
@@ -160,13 +167,20 @@ lint-generated:
 deny: $(DENY) ## Licences, advisories and sources of dependencies (needs the network)
 	$(DENY) check
 
-.PHONY: test-unit test-api test-cluster test-clusters-up test-up test-install test-down soak
+.PHONY: test-unit fuzz test-api test-cluster test-clusters-up test-up test-install test-down soak
 test-unit: $(NEXTEST) $(call unbuilt,guests harness) ## Tests that need nothing but this machine
 	cd e2e/cluster && go test -vet=off .
 	@scripts/with-test-cluster $(NEXTEST) nextest run $(OPERATOR_SIDE)
 	@scripts/with-test-cluster $(NEXTEST) nextest run $(SHIM_SIDE)
 	@scripts/with-test-cluster $(NEXTEST) nextest run $(CLI_SIDE)
 	@cd examples/crud && cargo test --quiet --locked --lib --target $(HOST) --target-dir $(CARGO_TARGET_DIR)/guests
+
+# Cases of each property: a minute in all. What one of them finds is kept in a folder proptest-regressions: commit it, and
+# add it to the corpus beside the test.
+FUZZ ?= 40000
+fuzz: $(NEXTEST) $(call unbuilt,guests harness) ## Properties of what strangers send, at random (FUZZ=2000000: for an hour)
+	@PROPTEST_CASES=$(FUZZ) scripts/with-test-cluster $(NEXTEST) nextest run --profile fuzz $(OPERATOR_SIDE)
+	@PROPTEST_CASES=$(FUZZ) scripts/with-test-cluster $(NEXTEST) nextest run --profile fuzz $(SHIM_SIDE)
 
 # On a cluster of their own: they play the operator and the shims.
 test-api: $(NEXTEST) $(call unbuilt,harness) ## Tests on a real API server
@@ -177,9 +191,9 @@ test-api: $(NEXTEST) $(call unbuilt,harness) ## Tests on a real API server
 test-cluster: $(NEXTEST) $(call unbuilt,test-install guests) ## Tests on a real cluster with Podless installed
 	@scripts/with-test-cluster $(NEXTEST) nextest run --profile $(TEST_PROFILE) $(OPERATOR_SIDE) $(TESTS)
 
-# What breaks parts of Podless or of Kubernetes has a cluster of its own: most of its time it waits.
+# What breaks parts of Podless or of Kubernetes has clusters of its own: most of its time it waits.
 test-clusters-up:
-	@for name in $(CLUSTER_NAME) breaking; do \
+	@for name in $(CLUSTER_NAME) nodes control; do \
 		$(MAKE) CLUSTER_NAME=$$name test-up; \
 		$(MAKE) CLUSTER_NAME=$$name test-install; \
 	done
@@ -197,6 +211,7 @@ test-install: $(call unbuilt,build test-up) ## Install Podless on the cluster of
 
 # The kubelets' back-off is Kubernetes' own there.
 soak: $(NEXTEST) build examples harness ## The tests on a real cluster in their long forms: an hour and a half at most
+	@$(MAKE) BUILT=yes FUZZ=1000000 fuzz
 	@$(CLUSTER) --name soak up --default-backoff
 	@$(MAKE) BUILT=yes CLUSTER_NAME=soak test-install
 	@CLUSTER_NAME=soak PODLESS_SOAK=1 scripts/with-test-cluster timeout 90m \
@@ -205,7 +220,8 @@ soak: $(NEXTEST) build examples harness ## The tests on a real cluster in their 
 
 test-down: harness ## End the clusters of the tests
 	@$(TEST_CLUSTER) down
-	@$(CLUSTER) --name breaking down
+	@$(CLUSTER) --name nodes down
+	@$(CLUSTER) --name control down
 	@$(CLUSTER) --name api down
 
 ## Measuring
@@ -213,9 +229,10 @@ test-down: harness ## End the clusters of the tests
 # A quick run shows in minutes that it works; its figures are not for docs.
 FIGURES ?= $(if $(QUICK),$(PODLESS_CACHE)/figures,docs)
 BENCH_SCALING := $(CARGO_TARGET_DIR)/debug/examples/bench-scaling
+BENCH_ARTIFACTS := $(CARGO_TARGET_DIR)/debug/examples/bench-artifacts
 PEER := e2e/peers/crud-axum
 
-.PHONY: bench-scaling
+.PHONY: bench-scaling bench-artifacts
 bench-scaling: build guests harness ## Measure scaling, pods beside it, into docs (PROFILE=dist to publish, QUICK=1 to try)
 	cargo build $(OPERATOR_SIDE) --example bench-scaling
 	cargo build --release --locked --manifest-path $(PEER)/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/peers
@@ -226,6 +243,14 @@ bench-scaling: build guests harness ## Measure scaling, pods beside it, into doc
 	@$(CLUSTER) --name bench load $(PODLESS_CACHE)/images/crud-axum.tar
 	@CLUSTER_NAME=bench QUICK=$(QUICK) scripts/with-test-cluster $(BENCH_SCALING) measure $(FIGURES)
 	@$(BENCH_SCALING) tell $(FIGURES)
+	@$(CLUSTER) --name bench down
+
+bench-artifacts: build examples harness ## Measure compiling, pulling and loading, into docs (PROFILE=dist to publish, QUICK=1 to try)
+	cargo build $(OPERATOR_SIDE) --example bench-artifacts
+	@$(CLUSTER) --name bench up
+	@$(MAKE) BUILT=yes CLUSTER_NAME=bench test-install
+	@CLUSTER_NAME=bench QUICK=$(QUICK) scripts/with-test-cluster $(BENCH_ARTIFACTS) measure $(FIGURES)
+	@$(BENCH_ARTIFACTS) tell $(FIGURES)
 	@$(CLUSTER) --name bench down
 
 # cargo install prints what it compiles. Once, and unoptimised: it only starts tests.

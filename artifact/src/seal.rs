@@ -9,8 +9,9 @@ use ed25519_dalek::{
     pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey, spki::der::zeroize::Zeroizing},
 };
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-const SEAL_CONTEXT: &[u8] = b"podless seal v1\0";
+const SEAL_CONTEXT: &[u8] = b"podless seal v2\0";
 
 /// What is true of an artifact.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -24,10 +25,21 @@ pub struct Seal {
     pub code_size: u64,
     /// Engine fingerprint under which it runs.
     pub fingerprint: String,
-    /// Target triple of the machine code.
+    /// The version of Wasmtime that made it.
+    pub wasmtime: String,
+    /// What the machine code is for, as in `x86-64-v3`.
     pub target: String,
     /// The HTTP interface that it exports.
     pub http: HttpWorld,
+    /// When it was compiled, as in `2026-01-31T12:00:00Z`.
+    pub made_at: String,
+}
+
+impl Seal {
+    /// Whether the other is of the same code: compiled once more, a component becomes the same.
+    pub fn is_same_code(&self, other: &Self) -> bool {
+        Self { made_at: other.made_at.clone(), ..self.clone() } == *other
+    }
 }
 
 /// The HTTP interface that a component exports.
@@ -49,6 +61,16 @@ pub struct Sealed {
     seal: String,
     /// The signature, base64.
     signature: String,
+    /// Name of the key that signed, for who has it.
+    #[serde(skip)]
+    sealer: String,
+}
+
+impl Sealed {
+    /// Name of the key that sealed this, in the process that did; empty of what was read.
+    pub fn sealer(&self) -> &str {
+        &self.sealer
+    }
 }
 
 /// Why a seal or a key was refused.
@@ -89,11 +111,16 @@ impl SealKey {
         self.0.verifying_key().to_public_key_pem(Default::default()).map_err(|e| SealError::Key(e.to_string()))
     }
 
+    /// A name for the key: of its public half.
+    pub fn name(&self) -> String {
+        hex::encode(&Sha256::digest(self.0.verifying_key().as_bytes())[..8])
+    }
+
     /// Signs the facts of an artifact.
     pub fn seal(&self, seal: &Seal) -> Result<Sealed, SealError> {
         let seal = serde_json::to_string(seal).map_err(|e| SealError::Malformed(e.to_string()))?;
         let signature = BASE64.encode(self.sign(SEAL_CONTEXT, seal.as_bytes()));
-        Ok(Sealed { seal, signature })
+        Ok(Sealed { seal, signature, sealer: self.name() })
     }
 
     /// Signs a message under a context that tells what it is.
@@ -140,8 +167,19 @@ impl TrustedKeys {
     }
 }
 
+/// Name of what a shim trusts: of the bundles of authorities and of seal keys, PEM.
+pub fn trust_name(authorities: &str, seals: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update((authorities.len() as u64).to_le_bytes());
+    hash.update(authorities);
+    hash.update(seals);
+    hex::encode(&hash.finalize()[..8])
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn seal() -> Seal {
@@ -150,8 +188,10 @@ mod tests {
             code_sha256: "c1".into(),
             code_size: 7,
             fingerprint: "f".into(),
+            wasmtime: "1.2.3".into(),
             target: "t".into(),
             http: HttpWorld::P2,
+            made_at: "2026-01-31T12:00:00Z".into(),
         }
     }
 
@@ -186,11 +226,71 @@ mod tests {
     }
 
     #[test]
+    fn the_same_code_is_known_whenever_it_was_compiled() {
+        let later = Seal { made_at: "2026-02-01T12:00:00Z".into(), ..seal() };
+        assert!(seal().is_same_code(&later));
+        assert!(!seal().is_same_code(&Seal { target: "another".into(), ..later }));
+    }
+
+    #[test]
     fn keys_survive_their_pem() {
         let key = SealKey::from_random([9; 32]);
         let again = SealKey::from_pem(&key.to_pem().expect("PEM")).expect("read");
         assert_eq!(key.sign(b"a", b"b"), again.sign(b"a", b"b"));
         assert!(SealKey::from_pem("nonsense").is_err());
         assert!(TrustedKeys::from_pem("").is_err());
+    }
+
+    /// An envelope as it comes: opened only when what it says is what was sealed.
+    fn open_strange(text: &str) {
+        let key = SealKey::from_random([1; 32]);
+        if let Ok(sealed) = serde_json::from_str::<Sealed>(text)
+            && let Ok(opened) = trust(&[&key]).open(&sealed)
+        {
+            assert_eq!(opened, seal(), "{text}");
+        }
+    }
+
+    #[test]
+    fn fuzz_of_the_corpus() {
+        for text in [
+            "",
+            "{}",
+            "null",
+            r#"{"seal":"","signature":""}"#,
+            r#"{"seal":"{}","signature":"AAAA"}"#,
+            // A signature of zeros, which a careless check takes for one by a key of zeros.
+            &format!(r#"{{"seal":"{{}}","signature":"{}=="}}"#, "A".repeat(86)),
+            r#"{"seal":1,"signature":null}"#,
+        ] {
+            open_strange(text);
+            let sealed = serde_json::from_str::<Sealed>(text);
+            assert!(sealed.is_err() || trust(&[&SealKey::from_random([1; 32])]).open(&sealed.expect("one")).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn fuzz_of_any_envelope(seal in any::<String>(), signature in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let sealed = Sealed { seal, signature: BASE64.encode(signature), sealer: String::new() };
+            prop_assert!(trust(&[&SealKey::from_random([1; 32])]).open(&sealed).is_err());
+        }
+
+        #[test]
+        fn fuzz_of_an_envelope_that_was_changed(at in any::<prop::sample::Index>(), with in any::<u8>(), cut in any::<bool>()) {
+            let sealed = SealKey::from_random([1; 32]).seal(&seal()).expect("sealed");
+            let mut bytes = serde_json::to_vec(&sealed).expect("JSON");
+            let at = at.index(bytes.len());
+            if cut { bytes.truncate(at) } else { bytes[at] = with }
+            open_strange(&String::from_utf8_lossy(&bytes));
+        }
+
+        #[test]
+        fn fuzz_of_what_we_sealed_by_mistake(text in any::<String>()) {
+            let key = SealKey::from_random([1; 32]);
+            let signature = BASE64.encode(key.sign(SEAL_CONTEXT, text.as_bytes()));
+            let opened = trust(&[&key]).open(&Sealed { seal: text, signature, sealer: String::new() });
+            prop_assert!(matches!(opened, Err(SealError::Malformed(_))));
+        }
     }
 }

@@ -34,6 +34,17 @@ fn nothing_can_be_reached() {
     assert!(!std::path::Path::new("/tmp/podless-sandbox-probe").exists());
 }
 
+/// The wall behind the first, alone: what the filter refuses is refused again by the kernel's own rules.
+#[test]
+fn landlock_refuses_files_and_sockets_by_itself() {
+    let (said, _) = attempt("landlock");
+    if said == "no landlock" {
+        // As on kernels without it: then the operator says so.
+        return;
+    }
+    assert_eq!(said, "read-file denied, write-file denied, list denied, connect denied");
+}
+
 #[test]
 fn limits_end_it_by_a_signal() {
     for (name, signal) in [("memory", 6), ("spin", 24), ("write-open-file", 25)] {

@@ -15,6 +15,7 @@ Exit codes:
   1    the component or what was asked for is at fault: the message says what to mend
   2    the command line is wrong
   3    the surroundings are at fault: a registry that cannot be reached, a port that is taken, a disk
+  4    inspect: the component was looked at, and would not be served
   130  ended by a signal before there was a result
 
 Results go to stdout, everything on the way to them (progress, URLs, logs, errors) to stderr.";
@@ -43,8 +44,8 @@ pub(crate) enum Command {
     Push(PushArgs),
     /// Shows what a component exports and imports, what it must be granted, and its sizes.
     ///
-    /// Exits with 1 when it would not be served: it exports no HTTP handler, or something that it imports would be
-    /// denied. Without --service nothing is granted.
+    /// Exits with 0 when it would be served, and with 4 when it would not: it exports no HTTP handler, or something that
+    /// it imports would be denied. Without --service nothing is granted.
     Inspect(InspectArgs),
     /// Compiles a component as an operator would, and says how long it took and how large it became.
     ///
@@ -70,13 +71,11 @@ pub(crate) enum Output {
     Json,
 }
 
-/// What the child may use.
-#[derive(Clone, Copy, Debug, Args)]
+/// What the child is told.
+#[derive(Clone, Debug, Args)]
 pub(crate) struct CompileChildArgs {
-    /// Bytes of memory.
-    pub(crate) memory_bytes: u64,
-    /// Seconds of CPU.
-    pub(crate) cpu_seconds: u64,
+    /// What to do, as JSON.
+    pub(crate) errand: String,
 }
 
 /// How registries are reached. Who to log in as is in Docker's configuration: `docker login`.
@@ -140,7 +139,7 @@ pub(crate) struct InspectArgs {
     /// A component (.wasm file), or an image in a registry.
     #[arg(value_name = "IMAGE|FILE")]
     pub(crate) target: String,
-    /// YAML file with the WasmService whose capabilities are granted.
+    /// YAML file with the WasmService whose capabilities are granted, and by whose `spec.compiler` it is compiled.
     #[arg(long, value_name = "SERVICE.yaml")]
     pub(crate) service: Option<PathBuf>,
     #[command(flatten)]
@@ -155,6 +154,33 @@ pub(crate) struct CompileArgs {
     /// Where to write the machine code.
     #[arg(short, long, value_name = "OUT")]
     pub(crate) out: Option<PathBuf>,
+    /// What the compiler strives for: spec.compiler.optimize.
+    #[arg(long, value_enum, default_value_t = Optimize::Speed)]
+    pub(crate) optimize: Optimize,
+    /// Puts small functions into those that call them: spec.compiler.inlining.
+    #[arg(long)]
+    pub(crate) inlining: bool,
+}
+
+/// What the compiler strives for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Optimize {
+    /// Code that runs fast.
+    Speed,
+    /// Code that runs fast and is small.
+    SpeedAndSize,
+    /// A compilation that is over soon.
+    Fast,
+}
+
+impl From<Optimize> for podless_engine::Optimize {
+    fn from(optimize: Optimize) -> Self {
+        match optimize {
+            Optimize::Speed => Self::Speed,
+            Optimize::SpeedAndSize => Self::SpeedAndSize,
+            Optimize::Fast => Self::Fast,
+        }
+    }
 }
 
 /// The command line without what is hidden: for who completes it.

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use podless_engine::{TARGET, fingerprint};
+use podless_engine::CompilerOptions;
 use serde::Serialize;
 
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     failure::Failure,
     output,
     progress::Bar,
-    workshop::Workshop,
+    workshop::{Workshop, here},
 };
 
 #[derive(Serialize)]
@@ -27,18 +27,19 @@ struct Compiled {
 
 /// Compiles a component.
 pub(crate) async fn compile(args: CompileArgs, output: Output) -> Result<ExitCode, Failure> {
-    let CompileArgs { file, out } = args;
+    let CompileArgs { file, out, optimize, inlining } = args;
+    let recipe = here(CompilerOptions { optimize: optimize.into(), inlining });
     let workshop = Workshop::open(&[])?;
     let code = {
         let bar = Bar::new(&file.display().to_string());
-        workshop.pipeline().compile_file(&file, |progress| bar.show(progress)).await
+        workshop.pipeline().compile_file(&file, recipe, |progress| bar.show(progress)).await
     };
     let code = code.map_err(|rejection| Failure::rejected(&rejection, None))?;
     if let Some(out) = &out {
         code.save(out).map_err(|error| Failure::environment(format!("cannot write {}: {error}", out.display())))?;
     }
-    let compiled =
-        Compiled { target: TARGET, fingerprint: fingerprint(), size: code.size(), compile_millis: code.millis(), out };
+    let (target, fingerprint) = (recipe.target.as_str(), recipe.fingerprint());
+    let compiled = Compiled { target, fingerprint, size: code.size(), compile_millis: code.millis(), out };
     match output {
         Output::Json => output::json(&compiled)?,
         Output::Text => {

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, env, fs, io, path::PathBuf};
 
-use podless_artifact::{DockerAuth, ImageReference, Login, docker_registry};
+use podless_artifact::{DockerAuth, ImageReference, Login, docker_registry, most_specific_first};
 use serde::Deserialize;
 
 use crate::failure::Failure;
@@ -22,7 +22,7 @@ pub(crate) struct Logins {
 impl Logins {
     /// Who to log in as at the registry of this image.
     pub(crate) fn of(&self, image: &ImageReference) -> Option<&Login> {
-        self.known.iter().find(|login| login.registry == image.registry())
+        self.known.iter().find(|login| login.is_for(image.registry(), image.repository()))
     }
 
     /// What to say when the registry of this image refuses, if a helper might have known better.
@@ -74,6 +74,7 @@ fn parse(text: &[u8]) -> Option<Logins> {
     for (registry, auth) in auths.into_iter().filter(|(_, auth)| !auth.is_empty()) {
         known.push(auth.login(&registry)?);
     }
+    most_specific_first(&mut known);
     let helpers = cred_helpers.into_iter().map(|(registry, helper)| (docker_registry(&registry), helper)).collect();
     Some(Logins { known, store: creds_store.filter(|store| !store.is_empty()), helpers })
 }
@@ -92,7 +93,7 @@ mod tests {
         let logins = parse(config).expect("a configuration");
         let read: Vec<_> =
             logins.known.iter().map(|l| (l.registry.as_str(), l.username.as_str(), l.password.as_str())).collect();
-        assert_eq!(read, [("docker.io", "u2", "p:r"), ("registry.example:5000", "u", "p")]);
+        assert_eq!(read, [("registry.example:5000", "u", "p"), ("docker.io", "u2", "p:r")]);
         assert!(logins.hint("cloud.example/a:1").is_some_and(|hint| hint.contains("docker-credential-gcloud")));
         assert!(logins.hint("kept.example/a:1").is_some_and(|hint| hint.contains("docker-credential-desktop")));
         assert_eq!(logins.hint("registry.example:5000/a:1"), None);

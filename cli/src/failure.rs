@@ -113,7 +113,9 @@ fn unauthorized(image: &str, credentials: &Credentials, hint: Option<&str>) -> S
             "who has not logged in, and ~/.docker/config.json knows other registries only",
             "log in with `docker login`",
         ),
-        Credentials::Refused => ("the user of ~/.docker/config.json", "log in again with `docker login`"),
+        Credentials::Refused | Credentials::DefaultsRefused => {
+            ("the user of ~/.docker/config.json", "log in again with `docker login`")
+        }
     };
     format!("the registry refuses to give {image} to {who}: {}, and check that the image exists", hint.unwrap_or(what))
 }

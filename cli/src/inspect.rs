@@ -3,7 +3,8 @@
 use std::{fs, path::Path, process::ExitCode};
 
 use podless_artifact::{Grant, Grants, Inspection, Verdict, http_world, needs, seal::HttpWorld, verdicts};
-use podless_engine::{TARGET, fingerprint};
+use podless_engine::CompilerOptions;
+use podless_operator::build::compiler_options;
 use serde::Serialize;
 
 use crate::{
@@ -11,8 +12,11 @@ use crate::{
     failure::Failure,
     output, service,
     target::{Source, Target},
-    workshop::Workshop,
+    workshop::{Workshop, here},
 };
+
+/// The exit code for what was looked at and would not be served.
+const WOULD_NOT_BE_SERVED: u8 = 4;
 
 /// What is printed.
 #[derive(Debug, Serialize)]
@@ -65,24 +69,34 @@ pub(crate) async fn inspect(args: InspectArgs, output: Output) -> Result<ExitCod
             return Err(Failure::mistake("NotAComponent", message));
         }
     };
-    let grants = args.service.as_deref().map(granted_by).transpose()?.unwrap_or_default();
+    let asked = args.service.as_deref().map(asked_by).transpose()?.unwrap_or_default();
     let workshop = Workshop::open(&args.registries.plain_http)?;
-    let found = judge(&source, workshop.inspect(&source).await?, grants);
+    let found = judge(&source, workshop.inspect(&source, asked.options).await?, asked.grants);
     match output {
         Output::Json => output::json(&found)?,
         Output::Text => output::line(text(&found).trim_end()),
     }
-    Ok(if found.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if found.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(WOULD_NOT_BE_SERVED) })
 }
 
-/// What the one WasmService of a file grants.
-fn granted_by(path: &Path) -> Result<Grants, Failure> {
+/// What a service says of its component.
+#[derive(Clone, Copy, Debug, Default)]
+struct Asked {
+    grants: Grants,
+    /// How it is compiled.
+    options: CompilerOptions,
+}
+
+/// What the one WasmService of a file says.
+fn asked_by(path: &Path) -> Result<Asked, Failure> {
     let text = fs::read_to_string(path)
         .map_err(|error| Failure::mistake("FileNotRead", format!("cannot read {}: {error}", path.display())))?;
     let documents =
         service::read(&text, &Changes::default()).map_err(|failure| failure.of(&path.display().to_string()))?;
     match documents.services.as_slice() {
-        [service] => Ok(service::grants(service)),
+        [service] => {
+            Ok(Asked { grants: service::grants(service), options: compiler_options(service.spec.revision.compiler) })
+        }
         several => Err(Failure::mistake(
             "InvalidSpec",
             format!("{} holds {} WasmServices: give a file with one", path.display(), several.len()),
@@ -92,6 +106,7 @@ fn granted_by(path: &Path) -> Result<Grants, Failure> {
 
 fn judge(source: &Source, inspection: Inspection, grants: Grants) -> Found {
     let Inspection { digest, component, component_size, facts, code_size, compile_millis } = inspection;
+    let recipe = here(CompilerOptions::default());
     let world = http_world(&facts);
     let needed = needs(&facts);
     let imports: Vec<_> = verdicts(&facts, grants)
@@ -106,7 +121,12 @@ fn judge(source: &Source, inspection: Inspection, grants: Grants) -> Found {
         reference: source.to_string(),
         digest,
         component: Size { digest: component, size: component_size },
-        code: Code { target: TARGET, fingerprint: fingerprint(), size: code_size, compile_millis },
+        code: Code {
+            target: recipe.target.as_str(),
+            fingerprint: recipe.fingerprint(),
+            size: code_size,
+            compile_millis,
+        },
         http: world.ok(),
         exports: facts.exports,
         imports,
@@ -204,10 +224,25 @@ mod tests {
         for says in ["sha256:c", "WASI 0.2", "wasi:logging/logging", "Denied", "    logging: {}", "allowedHosts: []"] {
             assert!(said.contains(says), "{says} in\n{said}");
         }
+        let strict = Grants { strict: true, ..Grants::ALL };
+        let unasked = ["wasi:cli/stdin@0.2.0", "wasi:cli/stdout@0.2.0"];
+        let refused = judge(&source, inspection(&unasked, "wasi:http/incoming-handler@0.2.0"), strict);
+        assert!(matches!(refused.problems.as_slice(), [one] if one.contains("wasi:cli/stdin@0.2.0")), "{refused:?}");
         let granted = judge(&source, inspection(&imports, "wasi:http/incoming-handler@0.2.0"), Grants::ALL);
         assert!(granted.problems.is_empty());
         assert!(text(&granted).contains("    logging: {}"), "what it needs is told all the same");
         let command = judge(&source, inspection(&[], "wasi:cli/run@0.2.0"), Grants::ALL);
         assert!(command.problems[0].contains("does not export an HTTP handler"), "{:?}", command.problems);
+    }
+
+    #[test]
+    fn it_is_compiled_as_the_service_has_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("service.yaml");
+        let text = "apiVersion: podless.dev/v1alpha1\nkind: WasmService\nmetadata: {name: a}\n\
+            spec: {image: r/a:1, compiler: {inlining: true}, capabilities: {logging: {}}}\n";
+        fs::write(&file, text).expect("written");
+        let asked = asked_by(&file).expect("a service");
+        assert!(asked.options.inlining && asked.grants.logging);
     }
 }

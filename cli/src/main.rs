@@ -18,7 +18,7 @@ use std::{io, process::ExitCode};
 
 use anyhow::anyhow;
 use clap::Parser;
-use podless_artifact::{Limits, compile_child};
+use podless_artifact::compile_child;
 use tracing_subscriber::EnvFilter;
 
 use self::{
@@ -30,9 +30,7 @@ fn main() -> ExitCode {
     let Cli { command, output } = Cli::parse();
     let work = match command {
         // The sandbox comes before anything else: no thread, no log, no runtime.
-        Command::CompileChild(CompileChildArgs { memory_bytes, cpu_seconds }) => {
-            return compile_child(Limits { memory_bytes, cpu_seconds });
-        }
+        Command::CompileChild(CompileChildArgs { errand }) => return compile_child(&errand),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut args::visible(), "podless", &mut io::stdout());
             return ExitCode::SUCCESS;

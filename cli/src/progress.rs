@@ -29,7 +29,12 @@ impl Bar {
                 self.bar.set_length(total);
             }
             Progress::Pulling { done, .. } => self.bar.set_position(done),
-            Progress::Compiling => self.spin("compiling"),
+            Progress::Waiting => self.spin("waiting to compile"),
+            Progress::Compiling => {
+                // From here on its own time is shown.
+                self.bar.reset_elapsed();
+                self.spin("compiling");
+            }
         }
     }
 

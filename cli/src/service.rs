@@ -69,8 +69,8 @@ pub(crate) fn of(source: &Source, changes: &Changes) -> Result<WasmService, Fail
 
 /// What a service grants its component.
 pub(crate) fn grants(service: &WasmService) -> Grants {
-    let Capabilities { logging, outbound_http } = &service.spec.revision.capabilities;
-    Grants { logging: logging.is_some(), outbound_http: outbound_http.is_some() }
+    let Capabilities { strict, logging, outbound_http } = &service.spec.revision.capabilities;
+    Grants { strict: *strict, logging: logging.is_some(), outbound_http: outbound_http.is_some() }
 }
 
 fn service(mut object: Value, changes: &Changes) -> Result<WasmService, Failure> {

@@ -13,8 +13,10 @@ use std::{
 };
 
 use podless_artifact::{
-    Grants, ImageReference, Inspection, Options, Pipeline, RegistryOptions, SealedArtifact, Wanted, seal::SealKey,
+    ChildProgram, Grants, ImageReference, Inspection, Options, Pipeline, Proxies, RegistryOptions, SealedArtifact,
+    Wanted, seal::SealKey,
 };
+use podless_engine::{CompilerOptions, Recipe, Target};
 use tempfile::NamedTempFile;
 
 use crate::{
@@ -44,8 +46,14 @@ impl Workshop {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(unusable)?;
         let lock = lock(&folder).map_err(unusable)?;
         let key = Arc::new(key(&folder.join("seal.key"))?);
-        let mut options = Options::new(folder.join("artifacts"));
-        options.registry = RegistryOptions { plain_http: plain_http.to_vec(), ca_pem: None };
+        let mut options = Options::new(folder.join("artifacts"), ChildProgram::subcommand("compile-child"));
+        options.registry = RegistryOptions {
+            plain_http: plain_http.to_vec(),
+            // Who names images here is this machine's own user.
+            any_host: true,
+            proxies: Proxies::from_variables(|name| env::var(name).ok()),
+            ..RegistryOptions::default()
+        };
         let pipeline = Pipeline::new(options, key.clone()).map_err(Failure::environment)?;
         Ok(Self { pipeline, logins, key, folder, _lock: lock })
     }
@@ -66,29 +74,46 @@ impl Workshop {
     }
 
     /// From a source to a sealed artifact.
-    pub(crate) async fn build(&self, source: &Source, grants: Grants) -> Result<SealedArtifact, Failure> {
+    pub(crate) async fn build(
+        &self,
+        source: &Source,
+        grants: Grants,
+        options: CompilerOptions,
+    ) -> Result<SealedArtifact, Failure> {
+        let recipe = here(options);
         let bar = Bar::new(&source.to_string());
         let show = |progress| bar.show(progress);
         let built = match source {
-            Source::File(path) => self.pipeline.build_file(path, grants, show).await,
-            Source::Image(image) => self.pipeline.build(self.wanted(image, grants), show).await,
+            Source::File(path) => self.pipeline.build_file(path, grants, recipe, show).await,
+            Source::Image(image) => self.pipeline.build(self.wanted(image, grants, recipe), show).await,
         };
         built.map_err(|rejection| Failure::rejected(&rejection, self.hint(source).as_deref()))
     }
 
-    /// Looks at a source.
-    pub(crate) async fn inspect(&self, source: &Source) -> Result<Inspection, Failure> {
+    /// Looks at a source, compiled by these options.
+    pub(crate) async fn inspect(&self, source: &Source, options: CompilerOptions) -> Result<Inspection, Failure> {
+        let recipe = here(options);
         let bar = Bar::new(&source.to_string());
         let show = |progress| bar.show(progress);
         let found = match source {
-            Source::File(path) => self.pipeline.inspect_file(path, show).await,
-            Source::Image(image) => self.pipeline.inspect(self.wanted(image, Grants::default()), show).await,
+            Source::File(path) => self.pipeline.inspect_file(path, recipe, show).await,
+            Source::Image(image) => self.pipeline.inspect(self.wanted(image, Grants::default(), recipe), show).await,
         };
         found.map_err(|rejection| Failure::rejected(&rejection, self.hint(source).as_deref()))
     }
 
-    fn wanted<'a>(&'a self, image: &'a str, grants: Grants) -> Wanted<'a> {
-        Wanted { image, pinned: None, grants, logins: &self.logins.known }
+    fn wanted<'a>(&'a self, image: &'a str, grants: Grants, recipe: Recipe) -> Wanted<'a> {
+        Wanted {
+            tenant: "",
+            image,
+            pinned: None,
+            grants,
+            recipe,
+            logins: &self.logins.known,
+            default_logins: &[],
+            signatures: &[],
+            revoked: &[],
+        }
     }
 
     fn hint(&self, source: &Source) -> Option<String> {
@@ -97,6 +122,11 @@ impl Workshop {
             Source::Image(image) => self.logins.hint(image),
         }
     }
+}
+
+/// What is made for this machine. One that can run none of it is told so by the shim.
+pub(crate) fn here(options: CompilerOptions) -> Recipe {
+    Recipe { target: Target::best().unwrap_or_default(), options }
 }
 
 /// `$XDG_CACHE_HOME/podless-cli`, or `~/.cache/podless-cli`.

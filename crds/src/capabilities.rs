@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Capabilities {
+    /// Refuses a component that imports what is linked with nothing behind it: files, terminals, sockets (grant Inert). Many toolchains import these unasked.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub strict: bool,
     /// Grants wasi:logging: what the component logs goes to the shim's log, as JSON lines with namespace and service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logging: Option<Logging>,
@@ -16,10 +19,14 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// True when nothing is granted.
+    /// True when nothing is said.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Grants wasi:logging; it has no settings.

@@ -3,9 +3,11 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde::Serialize;
 
-/// The conditions of a `WasmService`, in the order in which they come true, and `Ready` of a `WasmNode`.
+/// The conditions of a `WasmService`, in the order in which they come true, and `Ready` of a `WasmNode` or a `WasmPolicy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum ConditionType {
+    /// The policies that select the namespace allow it: only where there are any.
+    Permitted,
     /// The image reference names a component in the registry, pinned by digest.
     Resolved,
     /// The component imports only what was granted and exports an HTTP handler.
@@ -21,13 +23,14 @@ pub enum ConditionType {
 }
 
 impl ConditionType {
-    /// Every condition of a `WasmService`.
+    /// Every condition that each `WasmService` has.
     pub const ALL: [Self; 6] =
         [Self::Resolved, Self::Audited, Self::Precompiled, Self::Placed, Self::Available, Self::Ready];
 
     /// The name in `status.conditions[].type`.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Permitted => "Permitted",
             Self::Resolved => "Resolved",
             Self::Audited => "Audited",
             Self::Precompiled => "Precompiled",
@@ -87,8 +90,14 @@ reasons! {
     Waiting,
     /// The registry is being asked.
     Resolving,
-    /// The component is being pulled, audited and compiled.
+    /// The component is coming in.
+    Pulling,
+    /// It came, and that took long.
+    Pulled,
+    /// The component is being audited and compiled.
     Compiling,
+    /// It was compiled, and that took long.
+    Compiled,
     /// The nodes have not all loaded it yet.
     Loading,
     /// Something in the spec cannot be meant so.
@@ -109,6 +118,10 @@ reasons! {
     TooLarge,
     /// What came does not have the digest that was asked for.
     DigestMismatch,
+    /// A policy requires a signature of the image, and it has none.
+    SignatureMissing,
+    /// The image has no signature by whom a policy names.
+    SignatureInvalid,
     /// The layer is not WebAssembly.
     NotWebAssembly,
     /// The layer is a core module, not a component.
@@ -119,8 +132,16 @@ reasons! {
     NoHttpExport,
     /// The component imports what was not granted.
     ImportDenied,
+    /// An update imports other interfaces than what serves, or is granted others.
+    ImportsChanged,
     /// The component does not compile.
     CompileFailed,
+    /// A policy does not allow what the spec asks for.
+    PolicyViolation,
+    /// A policy has revoked the digest of the image or of the component.
+    Revoked,
+    /// A policy cannot be applied as it is written.
+    PolicyInvalid,
     /// Compiling the component takes more time or memory than it may.
     CompileLimit,
     /// The operator itself is in trouble, and tries again.

@@ -5,10 +5,13 @@
 
 mod affinity;
 mod capabilities;
+mod compiler;
 mod condition;
 mod env;
 mod node;
 mod placement;
+mod policy;
+mod resolution;
 mod scaling;
 mod service;
 mod status;
@@ -18,13 +21,21 @@ pub use affinity::{
     NodeSelectorTerm,
 };
 pub use capabilities::{Capabilities, Logging, OutboundHttp};
+pub use compiler::{Compiler, Optimize};
 pub use condition::{ConditionType, Reason, Status, set_condition};
 pub use env::{EnvVar, EnvVarSource, KeyRef};
 pub use node::{NodeCapacity, NodeColdStart, NodeDensity, ServiceShare, WasmNode, WasmNodeSpec, WasmNodeStatus};
 pub use placement::{Requests, Resources, TaintEffect, Toleration, TolerationOperator};
+pub use policy::{
+    CapabilityCeiling, ImageRule, Keyless, KeylessIdentity, LimitCeiling, PolicySecretRef, PolicyText, SignatureRule,
+    WasmPolicy, WasmPolicySpec, WasmPolicyStatus,
+};
+pub use resolution::{ImageResolution, ResolutionPolicy};
 pub use scaling::{MetricType, Scaling, ScalingMetric, ScalingMode, ScalingStatus};
 pub use service::{Instance, LocalObjectReference, RevisionSpec, TrafficDistribution, WasmService, WasmServiceSpec};
-pub use status::{Artifact, ColdStart, Density, Grant, Image, Import, PlacementStatus, Quantiles, WasmServiceStatus};
+pub use status::{
+    Artifact, ColdStart, Density, Grant, Image, Import, ImportsDiff, PlacementStatus, Quantiles, WasmServiceStatus,
+};
 
 /// API group of every Podless kind.
 pub const GROUP: &str = "podless.dev";

@@ -40,7 +40,7 @@ pub struct WasmNodeStatus {
     /// Version of the shim.
     #[serde(default)]
     pub version: String,
-    /// Target triple of the machine code that the shim runs.
+    /// What machine code the shim runs: x86-64-v2, x86-64-v3 or aarch64.
     #[serde(default)]
     pub target: String,
     /// Engine fingerprint of the shim.

@@ -1,7 +1,7 @@
 //! `WasmService`: one WebAssembly component served over HTTP. Here is what makes a revision and what does not; the
 //! parts are in files of their own.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::CustomResource;
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    Affinity, Capabilities, EnvVar, NodeSelector, Resources, Scaling, Toleration, WasmServiceStatus,
-    placement::node_selector_schema, scaling::not_null,
+    Affinity, Capabilities, Compiler, EnvVar, ImageResolution, NodeSelector, Resources, Scaling, Toleration,
+    WasmServiceStatus, placement::node_selector_schema, scaling::not_null,
 };
 
 /// A WebAssembly component served over HTTP, without pods: the operator pulls, audits and precompiles it once, and the
@@ -58,6 +58,10 @@ pub struct WasmServiceSpec {
     /// What makes a revision: a change here is a new revision of the service.
     #[serde(flatten)]
     pub revision: RevisionSpec,
+    /// When the registry is asked again what the image's tag means; by default, once for each revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "not_null::<ImageResolution>")]
+    pub image_resolution: Option<ImageResolution>,
     /// Secrets of type kubernetes.io/dockerconfigjson, in this namespace, with credentials for the registry.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
@@ -95,6 +99,11 @@ impl WasmServiceSpec {
     /// How the number of replicas is decided; `None` exactly when it is fixed.
     pub fn scaling(&self) -> Option<Scaling> {
         self.replicas.is_none().then(|| self.scaling.clone().unwrap_or_default())
+    }
+
+    /// Time between two looks at what the image's tag means; `None`: it is resolved once for each revision.
+    pub fn resolve_every(&self) -> Option<Duration> {
+        self.image_resolution.as_ref()?.every()
     }
 
     /// The number of replicas, if it is fixed.
@@ -139,7 +148,7 @@ fn replicas_schema(_: &mut SchemaGenerator) -> Schema {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RevisionSpec {
-    /// OCI reference of the component, by tag or digest, as in `registry.example.com/hello:1.0`. A tag is resolved once for each change of this object and pinned in status.
+    /// OCI reference of the component, by tag or digest, as in `registry.example.com/hello:1.0`. A tag is resolved once for each revision and pinned in status; see imageResolution.
     #[schemars(length(min = 1, max = 512))]
     pub image: String,
     /// Environment variables of the component; 1 MiB at most, all together.
@@ -149,6 +158,9 @@ pub struct RevisionSpec {
     /// What the component may reach beyond answering requests. What is not granted here is not reachable.
     #[serde(default, skip_serializing_if = "Capabilities::is_empty")]
     pub capabilities: Capabilities,
+    /// How the component is compiled.
+    #[serde(default, skip_serializing_if = "Compiler::is_default")]
+    pub compiler: Compiler,
     /// Limits of one instance of the component.
     #[serde(default)]
     pub instance: Instance,

@@ -1,6 +1,6 @@
 //! What the operator answers in a `WasmService`'s status.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ pub struct WasmServiceStatus {
     /// Generation of the object that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Resolved, Audited, Precompiled, Placed, Available (something serves) and Ready (this generation serves).
+    /// Permitted (only where a policy selects the namespace), Resolved, Audited, Precompiled, Placed, Available (something serves) and Ready (this generation serves).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -23,9 +23,15 @@ pub struct WasmServiceStatus {
     /// The image that serves, pinned by digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Image>,
-    /// The interfaces that the component imports, and what each was granted.
+    /// Names the revision that policies have let pass: what they come to forbid after that does not stop it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permitted_revision: Option<String>,
+    /// The interfaces that the component imports, and what each was granted: of what was audited last, also when it was refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub imports: Vec<Import>,
+    /// How these imports differ from those of what served before; absent when they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imports_diff: Option<ImportsDiff>,
     /// The precompiled artifacts, one for each target.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifacts: Vec<Artifact>,
@@ -58,15 +64,29 @@ pub struct WasmServiceStatus {
     pub placements: Vec<PlacementStatus>,
 }
 
-/// An image, pinned.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+/// An image, pinned: while it is here, what it means is not asked of the registry again, and its artifact is taken from the
+/// operator's cache or from a node. So it is also the record that this namespace could get it: only the operator writes status.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
 pub struct Image {
     /// The reference as it was written in the spec.
     pub reference: String,
-    /// Digest of the manifest that the reference was resolved to.
+    /// Digest of the manifest that the reference was resolved to, or of the index.
     pub digest: String,
+    /// Digest of the manifest that the index leads to; absent when it is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
     /// Size of the component in bytes.
     pub size: i64,
+    /// Digest of the component, the layer of that manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
+    /// Names what it was resolved for: the revision and its imagePullSecrets, or of a reference by digest the secrets alone. The tag is resolved again when that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved_for: Option<String>,
+    /// When the reference was first found to mean this digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved_at: Option<Time>,
 }
 
 /// One imported interface.
@@ -76,6 +96,22 @@ pub struct Import {
     pub interface: String,
     /// What was granted.
     pub grant: Grant,
+}
+
+/// How an update's imports differ from those of what served before it.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportsDiff {
+    /// Generation of the object that asked for it.
+    pub generation: i64,
+    /// Whether that serves by now. While it does not, an earlier one does, with what it was granted.
+    pub serves: bool,
+    /// What it imports beside, and what it was granted otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added: Vec<Import>,
+    /// What it does not import any more, and what was granted otherwise before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<Import>,
 }
 
 /// What an import was granted.
@@ -93,7 +129,7 @@ pub enum Grant {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Artifact {
-    /// Target triple of the machine code.
+    /// What the machine code is for: x86-64-v2, x86-64-v3 or aarch64.
     pub target: String,
     /// Engine fingerprint: Wasmtime's version, its settings, target and CPU features.
     pub fingerprint: String,

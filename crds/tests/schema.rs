@@ -3,13 +3,17 @@
 #![allow(clippy::expect_used, reason = "tests")]
 
 use kube::CustomResourceExt;
-use podless_crds::{ConditionType, Scaling, WasmNode, WasmService, WasmServiceSpec};
+use podless_crds::{ConditionType, Scaling, WasmNode, WasmPolicy, WasmService, WasmServiceSpec};
 use serde_json::Value;
 
-fn schemas() -> [(&'static str, Value); 2] {
+fn schemas() -> [(&'static str, Value); 3] {
     let schema =
         |crd| serde_json::to_value(crd).expect("JSON")["spec"]["versions"][0]["schema"]["openAPIV3Schema"].take();
-    [("wasmservice", schema(WasmService::crd())), ("wasmnode", schema(WasmNode::crd()))]
+    [
+        ("wasmservice", schema(WasmService::crd())),
+        ("wasmnode", schema(WasmNode::crd())),
+        ("wasmpolicy", schema(WasmPolicy::crd())),
+    ]
 }
 
 /// Calls `check` with the path and the schema of every property, and of what lists hold.
@@ -38,7 +42,8 @@ fn every_property_is_described_and_structural() {
                 assert!(property.get(key).is_none(), "{path} has {key}");
             }
             let is_map = property.get("additionalProperties").is_some();
-            assert!(!is_map || path.ends_with("spec.nodeSelector"), "{path} takes any field");
+            let labels = path.ends_with("spec.nodeSelector") || path.ends_with("namespaceSelector.matchLabels");
+            assert!(!is_map || labels, "{path} takes any field");
         });
         assert!(seen > 20, "{kind}: {seen} properties");
     }
@@ -46,8 +51,14 @@ fn every_property_is_described_and_structural() {
 
 #[test]
 fn what_users_write_is_bounded() {
-    let [(_, service), _] = schemas();
-    walk("spec", &service["properties"]["spec"], &mut |path, property| match property["type"].as_str() {
+    let [(_, service), _, (_, policy)] = schemas();
+    for schema in [service, policy] {
+        walk("spec", &schema["properties"]["spec"], &mut is_bounded);
+    }
+}
+
+fn is_bounded(path: &str, property: &Value) {
+    match property["type"].as_str() {
         Some("string") if property["enum"].is_array() => {}
         Some("string") => assert!(property["maxLength"].is_u64(), "{path} has no maxLength"),
         Some("array") => assert!(property["maxItems"].is_u64(), "{path} has no maxItems"),
@@ -60,12 +71,12 @@ fn what_users_write_is_bounded() {
         // A number or a text: only a rule can bound it.
         None => assert!(property["x-kubernetes-validations"].is_array(), "{path} has no rule"),
         _ => {}
-    });
+    }
 }
 
 #[test]
 fn a_null_for_replicas_is_none_and_leaves_it_to_the_load() {
-    let [(_, service), _] = schemas();
+    let [(_, service), ..] = schemas();
     let replicas = &service["properties"]["spec"]["properties"]["replicas"];
     assert!(replicas["default"].is_null(), "a service would not be scaled by itself");
     assert_ne!(replicas["nullable"], true, "a null would stay, and GET of the scale subresource fail");
@@ -73,7 +84,7 @@ fn a_null_for_replicas_is_none_and_leaves_it_to_the_load() {
 
 #[test]
 fn scaling_has_its_defaults_in_the_schema() {
-    let [(_, service), _] = schemas();
+    let [(_, service), ..] = schemas();
     let spec = &service["properties"]["spec"];
     let scaling = &spec["properties"]["scaling"];
     assert!(scaling["default"].is_null(), "who says nothing may still set replicas");
@@ -121,16 +132,18 @@ fn a_number_is_fixed_or_scaled() {
 
 #[test]
 fn the_spec_is_flat_and_has_the_fields_that_work() {
-    let [(_, service), _] = schemas();
+    let [(_, service), ..] = schemas();
     let mut fields: Vec<_> = service["properties"]["spec"]["properties"].as_object().expect("fields").keys().collect();
     fields.sort();
     let want = [
         "affinity",
         "capabilities",
+        "compiler",
         "concurrency",
         "env",
         "image",
         "imagePullSecrets",
+        "imageResolution",
         "instance",
         "nodeSelector",
         "replicas",
@@ -146,7 +159,7 @@ fn the_spec_is_flat_and_has_the_fields_that_work() {
 
 #[test]
 fn a_node_is_required_as_a_pod_requires_it() {
-    let [(_, service), _] = schemas();
+    let [(_, service), ..] = schemas();
     let spec = &service["properties"]["spec"]["properties"]["affinity"];
     let affinity = &spec["properties"]["nodeAffinity"];
     for (schema, field) in [(spec, "nodeAffinity"), (affinity, "requiredDuringSchedulingIgnoredDuringExecution")] {
@@ -218,7 +231,7 @@ fn conditions_are_a_map_by_type() {
         assert_eq!(conditions["x-kubernetes-list-map-keys"], serde_json::json!(["type"]), "{kind}");
     }
     let names = ConditionType::ALL.map(ConditionType::as_str);
-    let [(_, service), _] = schemas();
+    let [(_, service), ..] = schemas();
     let text = service["properties"]["status"]["properties"]["conditions"]["description"].as_str().expect("text");
     for name in names {
         assert!(text.contains(name), "`kubectl explain` does not name the condition {name}");
@@ -227,7 +240,7 @@ fn conditions_are_a_map_by_type() {
 
 #[test]
 fn printer_columns_lead_to_fields() {
-    for crd in [WasmService::crd(), WasmNode::crd()] {
+    for crd in [WasmService::crd(), WasmNode::crd(), WasmPolicy::crd()] {
         let version = &crd.spec.versions[0];
         let schema = serde_json::to_value(version.schema.as_ref().expect("a schema")).expect("JSON");
         assert!(version.subresources.as_ref().is_some_and(|s| s.status.is_some()), "no status subresource");

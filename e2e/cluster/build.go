@@ -44,6 +44,9 @@ var modules = []module{
 	}, ""},
 }
 
+// cosign signs images: what the tests of signatures need, and no cluster.
+var cosign = module{"cosign", goTools("", ""), "CGO_ENABLED=0"}
+
 // goTools builds all that go.mod names as a tool.
 func goTools(tags, linkerFlags string) func(string) [][]string {
 	return func(into string) [][]string {
@@ -51,8 +54,8 @@ func goTools(tags, linkerFlags string) func(string) [][]string {
 	}
 }
 
-// buildAll builds what is missing in the cache, and returns the folder of each module's binaries.
-func buildAll() (map[string]string, error) {
+// build builds what is missing of these in the cache, and returns the folder of each module's binaries.
+func build(modules ...module) (map[string]string, error) {
 	unlock, err := lock("build") // a second one waits, and then finds everything built
 	if err != nil {
 		return nil, err

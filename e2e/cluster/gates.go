@@ -18,7 +18,7 @@ import (
 )
 
 // gatePorts are the ports of the gates on the host's address.
-var gatePorts = map[string]int{"basic": 5001, "bearer": 5002, "tls": 5003, "corrupt": 5004}
+var gatePorts = map[string]int{"basic": 5001, "bearer": 5002, "tls": 5003, "corrupt": 5004, "private": 5005}
 
 // Who may pull through the gates. The network of a cluster ends on this machine: this is for tests, and no secret.
 const gateUser, gatePassword = "tester", "open-sesame"
@@ -52,10 +52,15 @@ func gates(args []string) error {
 	registry := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: c.Registry()})
 	failed := make(chan error)
 	go func() { failed <- http.ListenAndServe(c.gate("basic"), basicGate(registry)) }()
-	go func() { failed <- http.ListenAndServe(c.gate("bearer"), bearerGate(c.gate("bearer"), registry)) }()
 	go func() {
-		certificate, key := c.Dir("pki", "registry.crt"), c.Dir("pki", "registry.key")
-		failed <- http.ListenAndServeTLS(c.gate("tls"), certificate, key, registry)
+		failed <- http.ListenAndServe(c.gate("bearer"), bearerGate("http://"+c.gate("bearer"), registry))
+	}()
+	certificate, key := c.Dir("pki", "registry.crt"), c.Dir("pki", "registry.key")
+	go func() { failed <- http.ListenAndServeTLS(c.gate("tls"), certificate, key, registry) }()
+	go func() {
+		// As registries are: TLS, and a token for the password.
+		private := bearerGate("https://"+c.gate("private"), registry)
+		failed <- http.ListenAndServeTLS(c.gate("private"), certificate, key, private)
 	}()
 	go func() { failed <- http.ListenAndServe(c.gate("corrupt"), corruptGate(registry)) }()
 	return <-failed
@@ -74,7 +79,7 @@ func basicGate(registry http.Handler) http.Handler {
 }
 
 // bearerGate wants a token that it gives for the password, good for one repository until the gate ends.
-func bearerGate(address string, registry http.Handler) http.Handler {
+func bearerGate(base string, registry http.Handler) http.Handler {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails
 	token := func(repository string) string {
@@ -96,7 +101,7 @@ func bearerGate(address string, registry http.Handler) http.Handler {
 		repository := repositoryOf(r.URL.Path)
 		shown, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		if !bearer || !hmac.Equal([]byte(shown), []byte(token(repository))) {
-			refuse(w, fmt.Sprintf(`Bearer realm="http://%s/token",service="podless",scope="repository:%s:pull"`, address, repository))
+			refuse(w, fmt.Sprintf(`Bearer realm="%s/token",service="podless",scope="repository:%s:pull"`, base, repository))
 			return
 		}
 		r.Header.Del("Authorization")

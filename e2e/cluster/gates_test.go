@@ -65,7 +65,7 @@ func TestTheBasicGateWantsThePassword(t *testing.T) {
 
 func TestATokenIsGoodForItsRepositoryOnly(t *testing.T) {
 	server := httptest.NewUnstartedServer(nil)
-	server.Config.Handler = bearerGate(server.Listener.Addr().String(), content)
+	server.Config.Handler = bearerGate("http://"+server.Listener.Addr().String(), content)
 	server.Start()
 	defer server.Close()
 

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 )
@@ -26,6 +27,7 @@ usage: cluster [--name demo] VERB
   registry credentials          print user:password for these
   registry authority            print the path of the certificate authority of the one with TLS
   bin                           build what is missing, print the folder of kubectl and helm; needs no cluster
+  cosign                        build cosign if it is missing, print its path; needs no cluster
   load IMAGE.tar...             give every node these OCI images, also nodes that come back later
   node off|on N                 cut the power of node N, or boot it again
   node stop|start N SERVICE     kill containerd, kubelet or kube-proxy and keep it dead, or start it again
@@ -47,6 +49,7 @@ var verbs = map[string]func(name string, args []string) error{
 	"kubeconfig": show(func(c *cluster) string { return c.kubeconfig("admin") }),
 	"registry":   registryVerb,
 	"bin":        bin,
+	"cosign":     cosignPath,
 	"load":       load,
 	"apiserver":  controlPlaneVerb("kube-apiserver"),
 	"etcd":       etcdVerb,
@@ -108,9 +111,17 @@ func show(fact func(*cluster) string) func(string, []string) error {
 }
 
 func bin(string, []string) error {
-	folders, err := buildAll()
+	folders, err := build(modules...)
 	if err == nil {
 		fmt.Println(folders["kube"])
+	}
+	return err
+}
+
+func cosignPath(string, []string) error {
+	folders, err := build(cosign)
+	if err == nil {
+		fmt.Println(filepath.Join(folders["cosign"], "cosign"))
 	}
 	return err
 }

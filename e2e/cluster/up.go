@@ -71,7 +71,7 @@ func up(name string, args []string) error {
 
 // boot starts a cluster of which nothing is there.
 func boot(name string, nodes int, defaultBackoff bool) (*cluster, error) {
-	bin, err := buildAll()
+	bin, err := build(modules...)
 	if err != nil {
 		return nil, err
 	}

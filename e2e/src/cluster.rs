@@ -67,8 +67,8 @@ impl Cluster {
         Ok(names)
     }
 
-    /// A further address of the registry: `basic` wants a password, `bearer` a token, `tls` speaks TLS, and `corrupt`
-    /// sends other bytes than were asked for by their digest.
+    /// A further address of the registry: `basic` wants a password, `bearer` a token, `tls` speaks TLS, `private`
+    /// wants a token by TLS, and `corrupt` sends other bytes than were asked for by their digest.
     pub async fn gate(&self, kind: &str) -> Result<String> {
         self.harness(&["registry", kind]).await
     }

@@ -7,6 +7,7 @@
 
 mod client;
 mod cluster;
+pub mod figures;
 mod loss;
 mod registry;
 mod service;

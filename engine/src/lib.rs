@@ -1,50 +1,44 @@
 //! The one Wasmtime configuration of both sides, and its fingerprint. No IO, but for one environment variable, see
 //! [`edition`].
 //!
-//! The operator compiles with it (feature `compile`) and the shim runs with it (feature `run`). Code that was compiled
+//! The operator's child compiles with it (feature `compile`) and the shim runs with it (feature `run`). Code that was compiled
 //! under one fingerprint runs only under the same one.
 
 #[cfg(feature = "compile")]
 mod compile;
 #[cfg(feature = "compile")]
 pub use compile::{CompileError, Compiler};
+mod options;
+pub use options::{CompilerOptions, Optimize};
 #[cfg(feature = "run")]
 mod pool;
 #[cfg(feature = "run")]
 pub use pool::{MAX_PARTS, MAX_TABLE_ELEMENTS, PartLimits, Pool, runner};
+mod recipe;
+pub use recipe::Recipe;
+mod target;
+pub use target::{Target, UnknownTarget};
 
 use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};
+#[cfg(any(feature = "compile", feature = "run"))]
 use wasmtime::{Config, ModuleVersionStrategy, WasmBacktraceDetails, WasmFeatures};
 
 /// Wasmtime's version: what Cargo.lock says, checked by a test.
 pub const WASMTIME_VERSION: &str = "48.0.8";
 /// The environment variable that [`edition`] reads.
 pub const EDITION: &str = "PODLESS_ENGINE_EDITION";
-/// Target triple of the machine code.
-pub const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// CPU features that the code may use: x86-64-v3, every server since 2013. Named on both sides because a named target
-/// switches off the inference, and a cluster's nodes may differ from the operator's.
-pub const CPU_FEATURES: [&str; 11] = [
-    "has_sse3",
-    "has_ssse3",
-    "has_sse41",
-    "has_sse42",
-    "has_popcnt",
-    "has_avx",
-    "has_avx2",
-    "has_bmi1",
-    "has_bmi2",
-    "has_lzcnt",
-    "has_fma",
-];
 /// Largest linear memory of an instance, in bytes: what a slot of the shim's pool reserves.
 pub const MAX_INSTANCE_MEMORY: u64 = 128 << 20;
 
 /// Every setting that changes the code and is ours to choose. The fingerprint is over its debug text and [`config`]
 /// takes it apart field by field, so the two cannot say different things.
 #[derive(Debug)]
+#[cfg_attr(
+    not(any(feature = "compile", feature = "run")),
+    expect(dead_code, reason = "who neither compiles nor runs knows the fingerprint alone")
+)]
 struct Settings {
     /// Async component functions (WASI 0.3); `Store::run_concurrent` needs it for 0.2 too.
     concurrency: bool,
@@ -72,7 +66,8 @@ const SETTINGS: Settings = Settings {
 };
 
 /// The configuration of both sides; each adds what does not change the code (the shim: its pool).
-pub fn config() -> Config {
+#[cfg(any(feature = "compile", feature = "run"))]
+pub fn config(target: Target) -> Config {
     let Settings {
         concurrency,
         epoch_interruption,
@@ -85,7 +80,7 @@ pub fn config() -> Config {
     } = SETTINGS;
     let mut config = Config::new();
     config
-        .module_version(ModuleVersionStrategy::Custom(format!("podless-{}", fingerprint())))
+        .module_version(ModuleVersionStrategy::Custom(format!("podless-{}", fingerprint(target))))
         .unwrap_or_else(|_| unreachable!("the fingerprint is shorter than 255 bytes"))
         .concurrency_support(concurrency)
         .wasm_component_model_async(concurrency)
@@ -111,12 +106,13 @@ pub fn edition() -> &'static str {
 }
 
 /// Stable name of Wasmtime's version, the settings, the target, its CPU features and the edition: 16 hexadecimal digits.
-pub fn fingerprint() -> String {
-    fingerprint_of(edition())
+pub fn fingerprint(target: Target) -> String {
+    fingerprint_of(target, edition())
 }
 
-fn fingerprint_of(edition: &str) -> String {
-    let mut text = format!("wasmtime {WASMTIME_VERSION} {TARGET} {} {SETTINGS:?}", CPU_FEATURES.join(","));
+fn fingerprint_of(target: Target, edition: &str) -> String {
+    let (triple, features) = (target.triple(), target.cpu_features().join(","));
+    let mut text = format!("wasmtime {WASMTIME_VERSION} {target} {triple} {features} {SETTINGS:?}");
     if !edition.is_empty() {
         text.push_str(&format!(" edition {edition}"));
     }
@@ -128,10 +124,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_edition_has_a_fingerprint_of_its_own() {
-        assert_eq!(fingerprint(), fingerprint_of(""), "none was given to this process");
-        assert_ne!(fingerprint_of(""), fingerprint_of("2"));
-        assert_ne!(fingerprint_of("2"), fingerprint_of("3"));
+    fn each_target_and_edition_has_a_fingerprint_of_its_own() {
+        let all =
+            Target::ALL.into_iter().flat_map(|target| ["", "2", "3"].map(|edition| fingerprint_of(target, edition)));
+        assert_eq!(all.collect::<std::collections::BTreeSet<_>>().len(), 9);
+        assert_eq!(
+            fingerprint(Target::default()),
+            fingerprint_of(Target::default(), ""),
+            "none was given to this process"
+        );
     }
 
     #[test]

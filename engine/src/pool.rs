@@ -3,7 +3,7 @@
 
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use crate::{MAX_INSTANCE_MEMORY, config};
+use crate::{MAX_INSTANCE_MEMORY, Target, config};
 
 /// Most core instances, tables and linear memories that one component may have.
 pub const MAX_PARTS: PartLimits = PartLimits { instances: 16, tables: 16, memories: 8 };
@@ -34,12 +34,12 @@ pub struct Pool {
     pub pagemap_scan: bool,
 }
 
-/// An engine that runs machine code and cannot make any.
-pub fn runner(pool: Pool) -> wasmtime::Result<Engine> {
-    Engine::new(&runner_config(pool))
+/// An engine that runs machine code of this target and cannot make any.
+pub fn runner(target: Target, pool: Pool) -> wasmtime::Result<Engine> {
+    Engine::new(&runner_config(target, pool))
 }
 
-fn runner_config(pool: Pool) -> Config {
+fn runner_config(target: Target, pool: Pool) -> Config {
     let parts = u32::try_from(MAX_PARTS.memories).unwrap_or(u32::MAX);
     // Most components have one memory, two or three core instances and tables: the pools of parts are for those, and
     // a request whose component finds none free is answered 503, as when instances run out.
@@ -67,7 +67,7 @@ fn runner_config(pool: Pool) -> Config {
         .pagemap_scan(if pool.pagemap_scan { Enabled::Auto } else { Enabled::No })
         // With the scan only dirty pages are wiped, so much may stay; without it every kept byte is written each time.
         .linear_memory_keep_resident(if pool.pagemap_scan { 1 << 20 } else { 64 << 10 });
-    let mut config = config();
+    let mut config = config(target);
     config
         .allocation_strategy(InstanceAllocationStrategy::Pooling(allocation))
         .async_stack_size(STACK)
@@ -85,7 +85,7 @@ mod tests {
     fn pools_of_all_sizes_start() {
         for instances in [1, 4, 1000] {
             for pagemap_scan in [false, true] {
-                runner(Pool { instances, pagemap_scan }).expect("an engine");
+                runner(Target::default(), Pool { instances, pagemap_scan }).expect("an engine");
             }
         }
     }

@@ -22,5 +22,7 @@ pub const TRUST_CA: &str = "ca.crt";
 pub const TRUST_SEAL: &str = "seal.pub";
 /// What is signed before the bytes of an Assignment, so that no other signature can stand for one.
 pub const ASSIGNMENT_CONTEXT: &[u8] = b"podless assignment v1\0";
+/// Longest note that comes with an artifact, in bytes; a longer one is left out.
+pub const NOTE_BYTES: usize = 1 << 20;
 /// Service ports: outside the range of ephemeral ports that the shim's pod sets (50000 to 60999).
 pub const SERVICE_PORTS: std::ops::RangeInclusive<u16> = 20000..=49999;

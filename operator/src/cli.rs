@@ -3,6 +3,9 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use podless_artifact::Mirror;
+
+use crate::reconcile::quantity;
 
 /// The Podless operator.
 #[derive(Debug, Parser)]
@@ -17,21 +20,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Runs the operator.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Checks that a leader answers at the link, with the right certificate, and turns strangers away.
     CheckLink(CheckLinkArgs),
-    /// Audits and compiles one component from stdin, in a sandbox: started by the operator for each component.
-    #[command(hide = true)]
-    CompileChild(CompileChildArgs),
-}
-
-/// What the child may use.
-#[derive(Clone, Copy, Debug, clap::Args)]
-pub struct CompileChildArgs {
-    /// Bytes of memory.
-    pub memory_bytes: u64,
-    /// Seconds of CPU.
-    pub cpu_seconds: u64,
 }
 
 /// How to run the operator.
@@ -55,12 +46,21 @@ pub struct RunArgs {
     /// Folder for artifacts. What is in it can be made again.
     #[arg(long, default_value = "/var/cache/podless")]
     pub cache_dir: PathBuf,
-    /// Registry that is asked without TLS, as HOST:PORT. May be given again.
-    #[arg(long = "plain-http-registry", value_name = "HOST:PORT")]
-    pub plain_http_registries: Vec<String>,
-    /// PEM file of certificate authorities to trust for registries, besides the system's.
-    #[arg(long, value_name = "FILE")]
-    pub registry_ca_file: Option<PathBuf>,
+    /// Namespace whose services are served. May be given again; without any, those of all namespaces are.
+    #[arg(long = "watch-namespace", value_name = "NAMESPACE")]
+    pub watch_namespaces: Vec<String>,
+    /// Most bytes in that folder, as in 4Gi: three quarters are for artifacts, the rest for components that are being pulled.
+    #[arg(long, value_name = "QUANTITY", default_value = "4Gi", value_parser = bytes)]
+    pub cache_size: u64,
+    /// How registries are reached.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// Largest component that is pulled, as in 64Mi.
+    #[arg(long, value_name = "QUANTITY", default_value = "64Mi", value_parser = bytes)]
+    pub component_size_limit: u64,
+    /// What those who compile may use.
+    #[command(flatten)]
+    pub compiler: CompilerArgs,
     /// Domain of the cluster, for the URLs in status.
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
@@ -74,6 +74,45 @@ pub struct RunArgs {
     /// How to write the log; what to write is decided by RUST_LOG.
     #[arg(long, value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
+}
+
+/// How registries are reached. Proxies are those of HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct RegistryArgs {
+    /// Registry that is asked without TLS, as HOST:PORT. May be given again.
+    #[arg(long = "plain-http-registry", value_name = "HOST:PORT")]
+    pub plain_http_registries: Vec<String>,
+    /// PEM file of certificate authorities to trust for registries, besides the system's.
+    #[arg(long, value_name = "FILE")]
+    pub registry_ca_file: Option<PathBuf>,
+    /// File with Docker's configuration: who to log in as where a service's own secrets do not help.
+    #[arg(long, value_name = "FILE")]
+    pub registry_config: Option<PathBuf>,
+    /// Who is asked before a registry, as docker.io=mirror.example:5000/hub. May be given again: in this order.
+    #[arg(long = "registry-mirror", value_name = "REGISTRY=HOST[:PORT][/PREFIX]")]
+    pub registry_mirrors: Vec<Mirror>,
+    /// Host that may be at any address, as a registry or where one sends to. May be given again.
+    #[arg(long = "registry-allowed-host", value_name = "HOST[:PORT]")]
+    pub registry_allowed_hosts: Vec<String>,
+}
+
+/// What those who compile may use: a child for each component.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct CompilerArgs {
+    /// Seconds of CPU that a component may take to compile.
+    #[arg(long = "compiler-cpu-seconds", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub cpu_seconds: u64,
+    /// Bytes of memory that it may take, as in 2Gi.
+    #[arg(long = "compiler-memory", value_name = "QUANTITY", default_value = "2Gi", value_parser = bytes)]
+    pub memory: u64,
+    /// Components that are compiled at once. 0: as many as there are CPUs, and as fit into this container's memory.
+    #[arg(long = "compiler-parallelism", value_name = "COMPONENTS", default_value_t = 0)]
+    pub parallelism: usize,
+}
+
+/// A quantity of bytes.
+fn bytes(text: &str) -> Result<u64, &'static str> {
+    quantity::bytes(text).ok_or("write a whole number of bytes as Kubernetes does, as in 64Mi")
 }
 
 /// How to check the link.

@@ -3,20 +3,15 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use podless_artifact::{Limits, compile_child};
 use podless_operator::{
     check_link,
-    cli::{Cli, Command, CompileChildArgs, LogFormat},
+    cli::{Cli, Command, LogFormat},
     run,
 };
 
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {
-        // The sandbox comes before anything else: no thread, no log, no runtime.
-        Command::CompileChild(CompileChildArgs { memory_bytes, cpu_seconds }) => {
-            return compile_child(Limits { memory_bytes, cpu_seconds });
-        }
-        Command::Run(args) => run::with_runtime(args.log_format, run::run(args)),
+        Command::Run(args) => run::with_runtime(args.log_format, run::run(*args)),
         Command::CheckLink(args) => run::with_runtime(LogFormat::Text, check_link::check(args)),
     };
     match ended {

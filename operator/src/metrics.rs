@@ -5,11 +5,14 @@ use std::{
     time::Duration,
 };
 
+use podless_artifact::Walls;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+
+use crate::{build::Origin, inventory::Inventory};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResultLabel {
@@ -26,6 +29,21 @@ struct KeyLabel {
     key: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OriginLabel {
+    origin: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct WallLabel {
+    wall: &'static str,
+}
+
 /// The operator's metrics. Clones share their values.
 #[derive(Clone)]
 pub struct Metrics {
@@ -34,6 +52,8 @@ pub struct Metrics {
     reconcile_seconds: Histogram,
     in_flight: Gauge,
     builds: Family<ResultLabel, Counter>,
+    artifacts: Family<OriginLabel, Counter>,
+    inventory: Family<StateLabel, Gauge>,
     sessions: Gauge,
     services: Gauge,
     leader: Gauge,
@@ -47,6 +67,7 @@ pub struct Metrics {
     slow: Gauge,
     key_renewals: Family<KeyLabel, Counter>,
     overclaims: Counter,
+    walls: Family<WallLabel, Gauge>,
 }
 
 impl Default for Metrics {
@@ -56,6 +77,7 @@ impl Default for Metrics {
             Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]);
         let in_flight = Gauge::default();
         let builds = Family::default();
+        let (artifacts, inventory) = (Family::default(), Family::default());
         let (sessions, services, leader) = (Gauge::default(), Gauge::default(), Gauge::default());
         let status_writes = Counter::<u64, AtomicU64>::default();
         let (takeovers, fenced_writes, ejections) = (Counter::default(), Counter::default(), Counter::default());
@@ -67,6 +89,12 @@ impl Default for Metrics {
         r.register_with_unit("reconcile", "Time of a reconcile", Unit::Seconds, reconcile_seconds.clone());
         r.register("reconciles_in_flight", "Reconciles that are running", in_flight.clone());
         r.register("builds", "Artifact builds by result: ready, or the reason of the rejection", builds.clone());
+        r.register("artifacts", "Artifacts by where they came from: compiled, cached or recalled", artifacts.clone());
+        r.register(
+            "inventory",
+            "WasmServices by what has become of their artifact for this operator's engine: ready, pending or rejected",
+            inventory.clone(),
+        );
         r.register("shims_connected", "Shims whose link is up", sessions.clone());
         r.register("services", "WasmServices there are", services.clone());
         r.register("leader", "1 on the replica that leads", leader.clone());
@@ -84,6 +112,8 @@ impl Default for Metrics {
         r.register("shims_slow", "Shims without endpoints for a while because they are slow", slow.clone());
         r.register("key_renewals", "Keys and certificates made anew: tls, ca or seal", key_renewals.clone());
         r.register("overclaims", "Generations that shims claimed beyond what they were told", overclaims.clone());
+        let walls = Family::default();
+        r.register("sandbox", "Whether a wall stands around those who compile: seccomp or landlock", walls.clone());
         let registry = Arc::new(r);
         Self {
             registry,
@@ -91,6 +121,8 @@ impl Default for Metrics {
             reconcile_seconds,
             in_flight,
             builds,
+            artifacts,
+            inventory,
             sessions,
             services,
             leader,
@@ -104,6 +136,7 @@ impl Default for Metrics {
             slow,
             key_renewals,
             overclaims,
+            walls,
         }
     }
 }
@@ -124,6 +157,18 @@ impl Metrics {
     /// A build has ended: `ready`, or the reason why not.
     pub fn build_ended(&self, result: &'static str) {
         self.builds.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// An artifact was made: by one compilation, however many services want it.
+    pub fn artifact_made(&self, origin: Origin) {
+        self.artifacts.get_or_create(&OriginLabel { origin: origin.as_str() }).inc();
+    }
+
+    /// So many services have their artifact, wait for it, or have none.
+    pub fn inventory(&self, Inventory { ready, pending, rejected }: Inventory) {
+        for (state, count) in [("ready", ready), ("pending", pending), ("rejected", rejected)] {
+            self.inventory.get_or_create(&StateLabel { state }).set(count as i64);
+        }
     }
 
     /// How many there are now.
@@ -170,6 +215,13 @@ impl Metrics {
         self.overclaims.inc_by(generations as u64);
     }
 
+    /// These walls stand around those who compile.
+    pub fn walls(&self, Walls { seccomp, landlock }: Walls) {
+        for (wall, stands) in [("seccomp", seccomp), ("landlock", landlock)] {
+            self.walls.get_or_create(&WallLabel { wall }).set(stands.into());
+        }
+    }
+
     /// A status was written.
     pub fn status_written(&self) {
         self.status_writes.inc();
@@ -194,17 +246,22 @@ mod tests {
         metrics.reconcile_began();
         metrics.reconcile_ended("done", Duration::from_millis(3));
         metrics.build_ended("ImportDenied");
+        metrics.artifact_made(Origin::Recalled);
+        metrics.inventory(Inventory { ready: 7, pending: 1, rejected: 0 });
         metrics.leads();
         metrics.link_refused("expired");
         metrics.ejected(1, 2);
         metrics.slow(1, 3);
         metrics.key_renewed("tls");
         metrics.overclaimed(3);
+        metrics.walls(Walls { seccomp: true, landlock: false });
         let text = metrics.text();
         for line in [
             "podless_operator_reconciles_total{result=\"done\"} 1",
             "podless_operator_reconcile_seconds_bucket{le=\"0.005\"} 1",
             "podless_operator_builds_total{result=\"ImportDenied\"} 1",
+            "podless_operator_artifacts_total{origin=\"recalled\"} 1",
+            "podless_operator_inventory{state=\"ready\"} 7",
             "podless_operator_leader 1",
             "podless_operator_takeovers_total 1",
             "podless_operator_link_refusals_total{reason=\"expired\"} 1",
@@ -215,6 +272,8 @@ mod tests {
             "podless_operator_key_renewals_total{key=\"tls\"} 1",
             "podless_operator_fenced_writes_total 0",
             "podless_operator_overclaims_total 3",
+            "podless_operator_sandbox{wall=\"seccomp\"} 1",
+            "podless_operator_sandbox{wall=\"landlock\"} 0",
             "podless_operator_reconciles_in_flight 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

@@ -40,6 +40,15 @@ impl Ports {
         self.recover(service, port).then_some(port)
     }
 
+    /// The service's port: the one that its slice has recorded, if nobody has that, or any. A slice that could not be
+    /// read before is read again here.
+    pub fn keep(&mut self, service: &str, recorded: Option<u16>) -> Option<u16> {
+        if let Some(port) = recorded {
+            self.recover(service, port);
+        }
+        self.port_of(service)
+    }
+
     /// Uids of the services that have a port.
     pub fn services(&self) -> impl Iterator<Item = &String> {
         self.by_service.keys()
@@ -87,6 +96,9 @@ mod tests {
         assert!(!ports.recover("b", 80), "out of range");
         assert_eq!(ports.port_of("a"), Some(20_007));
         assert_ne!(ports.port_of("b"), Some(20_007));
+        assert_eq!(ports.keep("a", Some(20_008)), Some(20_007), "what it has stays");
+        assert_eq!(ports.keep("c", Some(20_009)), Some(20_009));
+        assert!(ports.keep("d", Some(20_009)).is_some_and(|port| port != 20_009), "taken");
     }
 
     #[test]

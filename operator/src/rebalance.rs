@@ -128,7 +128,7 @@ impl Rebalance {
 
     /// The shims that can be given something, if all there are have been as they are for a while, and most can.
     fn steady_shims(&self, since: &mut Since<Use>, now: Instant) -> Option<Vec<ShimView>> {
-        let mut all = views(&self.hub.sessions(), &shim_pods(&self.pods), "", self.leading_since, now);
+        let mut all = views(&self.hub.sessions(), &shim_pods(&self.pods), "", 0, self.leading_since, now);
         let facts = self.nodes.all();
         let seen = all.iter().map(|shim| {
             let taints = facts.get(&shim.node).map(|node| node.taints.clone());

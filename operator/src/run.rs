@@ -1,11 +1,10 @@
 //! The wiring: the admin port always, everything else for as long as this replica leads. IO.
 
 use std::{
-    collections::HashMap,
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -13,8 +12,7 @@ use anyhow::{Context as _, anyhow};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::{core::v1 as core, discovery::v1::EndpointSlice};
 use kube::{
-    Api, Client, ResourceExt,
-    api::ListParams,
+    Client,
     core::PartialObjectMeta,
     runtime::{
         Config, Controller, WatchStreamExt,
@@ -23,36 +21,38 @@ use kube::{
         reflector, watcher,
     },
 };
-use podless_crds::{MANAGED_BY, SERVICE_LABEL, WasmService};
+use podless_crds::{SERVICE_LABEL, WasmService};
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     admin::{self, Role},
-    build::{Artifacts, Builds, Registry},
+    build::{Artifacts, Builds, Registry, registries},
     cli::{LogFormat, RunArgs},
     eject::Eject,
+    inventory,
     leader::{self, Fence},
-    ledger::Ledger,
     link::{self, Hub, auth::Authenticator},
     link_slice::{self, Here},
     metrics::Metrics,
+    namespaces::Namespaces,
     nodes::{
         Nodes,
         facts::{self, NodeWriter},
     },
+    policy::{self, PolicyWriter},
     rebalance::Rebalance,
     reconcile::{
         Context,
-        children::{self, recorded},
         lanes::Lanes,
         measured::{Measured, measure},
         on_error,
         plan::{GRACE, Settings, salt},
         reconcile, service_ref,
-        slices::{Family, owner},
+        slices::Family,
     },
+    recover::{note_slice, recover},
     shims, sources, tombstone,
     trust::{self, Resealed, Signing, Trust},
     wake::{Wake, Woken},
@@ -92,6 +92,8 @@ pub fn with_runtime<T>(log: LogFormat, future: impl Future<Output = anyhow::Resu
 
 /// Runs the operator until it is told to stop.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    // A file that cannot be meant so is told at once, not when this one comes to lead.
+    registries::check(&args.registry)?;
     let client =
         Client::try_default().await.context("no way to reach the API server: run in a pod, or set KUBECONFIG")?;
     let metrics = Metrics::default();
@@ -132,6 +134,7 @@ async fn lead(
     let (certificate, watch_certificate) = watch::channel(trust::identity(&keys));
     let artifacts = Arc::new(Registry::new(client.clone(), &args, keys.seal_key()?)?);
     artifacts.use_key(keys.seal_key()?, keys.trusted_seals()?).await;
+    artifacts.tell_walls(&metrics).await;
     let settings = Settings {
         namespace: args.namespace.clone(),
         cluster_domain: args.cluster_domain.clone(),
@@ -140,16 +143,27 @@ async fn lead(
         salt: salt(&keys.seal_key()?),
     };
     let reporter = Reporter { controller: "podless-operator".to_owned(), instance: Some(args.pod_name.clone()) };
-    let parts = Parts::new(client.clone(), artifacts.clone(), settings, reporter, metrics, keys.seal_key()?).await?;
-    let Parts { controller, context, writer, nodes: node_writer } = parts;
+    let namespaces = Namespaces::named(args.watch_namespaces.clone());
+    let (made, key) = (artifacts.clone(), keys.seal_key()?);
+    let parts = Parts::new(client.clone(), &namespaces, made, settings, reporter, metrics, key).await?;
+    let Parts { controller, context, writer, nodes: node_writer, policies } = parts;
     let hub = context.hub.clone();
+    artifacts.recall_from(hub.clone());
 
     let follow = shims::follow(client.clone(), args.namespace.clone(), hub.clone(), writer);
     let follow_nodes = facts::follow(client.clone(), hub.wake.clone(), node_writer);
+    let follow_policies = policy::Follow {
+        client: client.clone(),
+        namespace: args.namespace.clone(),
+        hub: hub.clone(),
+        recorder: context.recorder.clone(),
+        writer: policies,
+    };
     let reconciles = async {
         // Without the shims' pods every endpoint would look gone.
         context.pods.wait_until_ready().await?;
         context.nodes.wait_until_ready().await?;
+        context.policies.wait_until_ready().await?;
         reconcile_all(controller, context.clone()).await;
         anyhow::Ok(())
     };
@@ -164,6 +178,7 @@ async fn lead(
         client: client.clone(),
         namespace: args.namespace.clone(),
         overlap: Duration::from_secs(args.trust_overlap_seconds),
+        hub: hub.clone(),
         artifacts: artifacts.clone(),
         signing: hub.signing.clone(),
         builds: context.builds.clone(),
@@ -207,11 +222,12 @@ async fn lead(
             never = eject.watch() => match never {},
             never = nodes.keep() => match never {},
             never = rebalance.keep() => match never {},
-            never = tombstone::watch(client.clone(), hub.clone(), builds, ledger, failures) => match never {},
-            () = sources::follow(client.clone(), hub.clone(), context.builds.clone()) => {
+            never = tombstone::watch(client.clone(), &namespaces, hub.clone(), builds, ledger, failures) => match never {},
+            () = sources::follow(client.clone(), &namespaces, hub.clone(), context.builds.clone()) => {
                 Err(anyhow!("the watches of ConfigMaps and Secrets have ended"))
             }
             never = scale_all(hub.clone()) => match never {},
+            never = inventory::tell(hub.clone(), context.builds.clone(), context.metrics.clone()) => match never {},
             () = measure_all(hub.clone()) => Err(anyhow!("measuring has ended")),
             never = after_grace(hub.clone()) => match never {},
         }
@@ -219,6 +235,7 @@ async fn lead(
     tokio::select! {
         () = follow => Err(anyhow!("the watch of the shims' pods has ended")),
         () = follow_nodes => Err(anyhow!("the watch of Nodes has ended")),
+        () = follow_policies.run() => Err(anyhow!("the watch of WasmPolicies has ended")),
         ended = reconciles => Err(anyhow!("the controller has ended: {ended:?}")),
         ended = rest => ended,
     }
@@ -234,24 +251,28 @@ pub struct Parts {
     pub writer: kube::runtime::reflector::store::Writer<core::Pod>,
     /// Fills the store of the Nodes: for [`facts::follow`].
     pub nodes: NodeWriter,
+    /// Fills the store of the policies: for [`policy::Follow`].
+    pub policies: PolicyWriter,
 }
 
 impl Parts {
     /// Puts the reconciler together; reads the slices there are.
     pub async fn new(
         client: Client,
+        namespaces: &Namespaces,
         artifacts: Arc<dyn Artifacts>,
         settings: Settings,
         reporter: Reporter,
         metrics: Metrics,
         key: podless_artifact::seal::SealKey,
     ) -> anyhow::Result<Self> {
-        let ledger = Arc::new(Mutex::new(recover(&client).await?));
+        let ledger = Arc::new(Mutex::new(recover(&client, namespaces).await?));
         let (wake, Woken { one, all }) = Wake::new();
-        let ours = || watcher::Config::default().labels(SERVICE_LABEL);
+        let ours = watcher::Config::default().labels(SERVICE_LABEL);
         let (store, store_writer) = reflector::store::<WasmService>();
         let (ready, watch_ready) = watch::channel(false);
-        let services = watcher(Api::all(client.clone()), watcher::Config::default())
+        let services = namespaces
+            .watch(&client, store.clone())
             .reflect(store_writer)
             .inspect_ok(move |event| {
                 if matches!(event, watcher::Event::InitDone) {
@@ -260,20 +281,23 @@ impl Parts {
             })
             .applied_objects();
         let known = ledger.clone();
-        let slices = watcher(Api::<PartialObjectMeta<EndpointSlice>>::all(client.clone()), ours())
+        let children = namespaces.events::<PartialObjectMeta<core::Service>>(&client, &ours).touched_objects();
+        let slices = namespaces
+            .events::<PartialObjectMeta<EndpointSlice>>(&client, &ours)
             .inspect_ok(move |event| note_slice(&known, event))
             .touched_objects();
         let controller = Controller::for_stream(services, store.clone())
             .with_config(Config::default().concurrency(WAITING).debounce(DEBOUNCE))
-            .owns(Api::<core::Service>::all(client.clone()), ours())
+            .owns_stream(children)
             .owns_stream(slices)
             .reconcile_on(ReceiverStream::new(one))
             .reconcile_all_on(ReceiverStream::new(all));
         let signing = Arc::new(Signing::new(key));
         let artifacts = Arc::new(Resealed { maker: artifacts, signing: signing.clone() });
-        let hub = Arc::new(Hub::new(podless_engine::fingerprint(), store, watch_ready, wake.clone(), signing));
+        let hub = Arc::new(Hub::new(store, watch_ready, wake.clone(), signing));
         let (pods, writer) = shims::store();
         let (node_store, node_writer) = facts::store();
+        let (policies, policy_writer) = policy::store();
         let context = Context {
             recorder: Recorder::new(client.clone(), reporter),
             builds: Builds::new(artifacts, wake, metrics.clone()),
@@ -281,6 +305,7 @@ impl Parts {
             hub,
             pods,
             nodes: node_store,
+            policies,
             ledger,
             next_move: Arc::default(),
             settings,
@@ -289,44 +314,7 @@ impl Parts {
             lanes: Lanes::default(),
             failures: Arc::default(),
         };
-        Ok(Self { controller, context: Arc::new(context), writer, nodes: node_writer })
-    }
-}
-
-/// What services have been given, as their slices say.
-async fn recover(client: &Client) -> anyhow::Result<Ledger> {
-    let mine =
-        ListParams::default().labels(&format!("{SERVICE_LABEL},endpointslice.kubernetes.io/managed-by={MANAGED_BY}"));
-    let slices = Api::<EndpointSlice>::all(client.clone()).list(&mine).await.context("slices cannot be listed")?;
-    let services = Api::<WasmService>::all(client.clone()).list_metadata(&ListParams::default()).await;
-    let services = services.context("services cannot be listed")?.items;
-    let namespaces: HashMap<_, _> = services.into_iter().filter_map(|s| Some((s.uid()?, s.namespace()?))).collect();
-    let mut ledger = Ledger::default();
-    for slice in slices {
-        let Some(service) = owner(&slice) else { continue };
-        // Anybody can give a slice in a namespace of their own the owner of another.
-        if namespaces.get(&service).is_some_and(|namespace| slice.namespace().as_ref() != Some(namespace)) {
-            continue;
-        }
-        ledger.slices.seen(&slice);
-        if let Some(port) = children::recorded_port(&slice) {
-            ledger.ports.recover(&service, port);
-        }
-        // Only the first one of a service has a record.
-        if let Some(record) = recorded(&slice) {
-            ledger.loads.set(&service, record.loads());
-        }
-    }
-    Ok(ledger)
-}
-
-/// Notes which slices there are.
-fn note_slice(ledger: &Mutex<Ledger>, event: &watcher::Event<PartialObjectMeta<EndpointSlice>>) {
-    let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
-    match event {
-        watcher::Event::Apply(slice) | watcher::Event::InitApply(slice) => ledger.slices.seen(slice),
-        watcher::Event::Delete(slice) => ledger.slices.gone(slice),
-        watcher::Event::Init | watcher::Event::InitDone => {}
+        Ok(Self { controller, context: Arc::new(context), writer, nodes: node_writer, policies: policy_writer })
     }
 }
 

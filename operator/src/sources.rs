@@ -1,54 +1,52 @@
-//! ConfigMaps and Secrets that services name. In: watches of all of them, of their metadata only; out: a reconcile of
-//! who names one that has changed. IO, but for [`names`]. Nothing is kept: what they hold is read when it is needed.
+//! ConfigMaps and Secrets that services name. In: watches of all of them that may be read, of their metadata only; out:
+//! a reconcile of who names one that has changed. IO, but for [`names`]. Nothing is kept: what they hold is read when
+//! it is needed.
 
 use std::{collections::HashSet, sync::Arc};
 
-use futures::{StreamExt, pin_mut};
+use futures::{StreamExt, future::join_all};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, ResourceExt,
     core::PartialObjectMeta,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
+    runtime::watcher::{self, Event},
 };
 use podless_crds::WasmService;
 
 use crate::{
     build::Builds,
     link::Hub,
+    namespaces::{Namespaced, Namespaces, patient},
     reconcile::{
         env::{Kind, Source, sources},
         service_ref,
     },
-    said,
 };
 
 /// Follows both kinds for as long as this replica leads.
-pub async fn follow(client: Client, hub: Arc<Hub>, builds: Arc<Builds>) {
-    tokio::join!(
-        follow_kind::<ConfigMap>(Api::all(client.clone()), Kind::ConfigMap, &hub, &builds),
-        follow_kind::<Secret>(Api::all(client), Kind::Secret, &hub, &builds),
-    );
+pub async fn follow(client: Client, namespaces: &Namespaces, hub: Arc<Hub>, builds: Arc<Builds>) {
+    let maps = namespaces.apis(&client).into_iter();
+    let maps = maps.map(|api| follow_kind::<ConfigMap>(api, Kind::ConfigMap, &hub, &builds));
+    let secrets = namespaces.apis(&client).into_iter();
+    let secrets = secrets.map(|api| follow_kind::<Secret>(api, Kind::Secret, &hub, &builds));
+    tokio::join!(join_all(maps), join_all(secrets));
 }
 
-async fn follow_kind<K>(api: Api<PartialObjectMeta<K>>, kind: Kind, hub: &Hub, builds: &Arc<Builds>)
-where
-    K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
-    let events = watcher(api, watcher::Config::default()).default_backoff();
-    pin_mut!(events);
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(Event::Apply(object) | Event::Delete(object)) => {
+async fn follow_kind<K: Namespaced>(api: Api<PartialObjectMeta<K>>, kind: Kind, hub: &Hub, builds: &Arc<Builds>) {
+    let only = api.namespace().map(str::to_owned);
+    let mut seen = patient(api, watcher::Config::default());
+    while let Some(seen) = seen.next().await {
+        match seen.event() {
+            Some(Event::Apply(object) | Event::Delete(object)) => {
                 let namespace = object.namespace().unwrap_or_default();
                 wake(hub, builds, |service| names(service, kind, &namespace, &object.name_any()));
             }
             // What has changed while nobody watched is not known.
-            Ok(Event::InitDone) => wake(hub, builds, |service| names_any(service, kind)),
-            Ok(Event::Init | Event::InitApply(_)) => {}
-            Err(error) => tracing::warn!(error = said::watch(&error), "{kind}s cannot be watched for now"),
+            Some(Event::InitDone) => wake(hub, builds, |service| {
+                let here = only.is_none() || only == service.metadata.namespace;
+                here && names_any(service, kind)
+            }),
+            Some(Event::Init | Event::InitApply(_)) | None => {}
         }
     }
 }

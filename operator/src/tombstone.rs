@@ -14,7 +14,15 @@ use std::{
 use kube::{Api, Client, ResourceExt, api::ListParams};
 use podless_crds::WasmService;
 
-use crate::{build::Builds, ledger::Ledger, link::Hub, reconcile::failures::Failures, wake::ServiceRef};
+use crate::{
+    build::Builds,
+    ledger::Ledger,
+    link::Hub,
+    namespaces::{Namespaces, is_gone, is_refused},
+    reconcile::failures::Failures,
+    said,
+    wake::ServiceRef,
+};
 
 /// How often to look.
 const LOOK: Duration = Duration::from_secs(2);
@@ -53,6 +61,7 @@ impl Doubts {
 /// Looks for services that are gone, for as long as this replica leads.
 pub async fn watch(
     client: Client,
+    namespaces: &Namespaces,
     hub: Arc<Hub>,
     builds: Arc<Builds>,
     ledger: Arc<Mutex<Ledger>>,
@@ -60,6 +69,7 @@ pub async fn watch(
 ) -> std::convert::Infallible {
     let ledger = || ledger.lock().unwrap_or_else(PoisonError::into_inner);
     let mut doubts = Doubts::default();
+    let mut told = None;
     loop {
         tokio::time::sleep(LOOK).await;
         let mut known = hub.sessions().all_known();
@@ -73,10 +83,14 @@ pub async fn watch(
             hub.wake.all();
         }
         let missing: HashSet<_> = known.difference(&present).cloned().collect();
-        let absent = match confirm(&client, &hub, missing).await {
+        let absent = match confirm(&client, namespaces, &hub, missing).await {
             Ok(absent) => absent,
             Err(error) => {
-                tracing::warn!(%error, "whether services are gone cannot be confirmed for now: they stay");
+                let error = said::api(&error);
+                if told.as_ref() != Some(&error) {
+                    tracing::warn!(error, "whether services are gone cannot be confirmed for now: they stay");
+                    told = Some(error);
+                }
                 continue;
             }
         };
@@ -95,14 +109,27 @@ pub async fn watch(
 
 /// Which of these the API server does not have. Each is asked for by name; a service that only a shim knows, by its
 /// uid, is looked for in a list.
-async fn confirm(client: &Client, hub: &Hub, missing: HashSet<String>) -> Result<HashSet<String>, kube::Error> {
+async fn confirm(
+    client: &Client,
+    namespaces: &Namespaces,
+    hub: &Hub,
+    missing: HashSet<String>,
+) -> Result<HashSet<String>, kube::Error> {
     let mut absent = HashSet::new();
     let mut nameless = HashSet::new();
     for uid in missing {
         let service = hub.sessions().assigned(&uid).map(|assigned| assigned.service.clone());
         match service {
             Some(ServiceRef { namespace, name, .. }) => {
-                let live = Api::<WasmService>::namespaced(client.clone(), &namespace).get_metadata_opt(&name).await?;
+                let live = Api::<WasmService>::namespaced(client.clone(), &namespace).get_metadata_opt(&name).await;
+                let live = match live {
+                    Err(error) if is_refused(&error) => match is_gone(client, &namespace).await? {
+                        true => None,
+                        // Nothing is known of this one; others may be gone.
+                        false => continue,
+                    },
+                    live => live?,
+                };
                 if live.and_then(|live| live.uid()).as_ref() != Some(&uid) {
                     absent.insert(uid);
                 }
@@ -112,27 +139,37 @@ async fn confirm(client: &Client, hub: &Hub, missing: HashSet<String>) -> Result
             }
         }
     }
-    if !nameless.is_empty() {
-        for uid in all_uids(client).await? {
-            nameless.remove(&uid);
-        }
+    if nameless.is_empty() {
+        return Ok(absent);
     }
-    absent.extend(nameless);
+    // Those without a name may be where nothing can be read: then they stay, and the others go.
+    if let Some(uids) = all_uids(client, namespaces).await? {
+        absent.extend(nameless.into_iter().filter(|uid| !uids.contains(uid)));
+    }
     Ok(absent)
 }
 
-async fn all_uids(client: &Client) -> Result<Vec<String>, kube::Error> {
-    let api = Api::<WasmService>::all(client.clone());
-    let mut params = ListParams::default().limit(PAGE);
-    let mut uids = vec![];
-    loop {
-        let page = api.list_metadata(&params).await?;
-        uids.extend(page.items.iter().filter_map(ResourceExt::uid));
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params.continue_token = Some(token),
-            None => return Ok(uids),
+/// The uids of all services there are; `None` when a namespace may not be read.
+async fn all_uids(client: &Client, namespaces: &Namespaces) -> Result<Option<HashSet<String>>, kube::Error> {
+    let mut uids = HashSet::new();
+    for api in namespaces.apis::<WasmService>(client) {
+        let mut params = ListParams::default().limit(PAGE);
+        loop {
+            let page = match (api.list_metadata(&params).await, api.namespace()) {
+                (Err(error), Some(name)) if is_refused(&error) => match is_gone(client, name).await? {
+                    true => break,
+                    false => return Ok(None),
+                },
+                (page, _) => page?,
+            };
+            uids.extend(page.items.iter().filter_map(ResourceExt::uid));
+            params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if params.continue_token.is_none() {
+                break;
+            }
         }
     }
+    Ok(Some(uids))
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
+use podless_engine::Target;
+
 use crate::control::link::LinkConfig;
 
 /// Serves this node's WebAssembly components.
@@ -28,6 +30,10 @@ pub struct Cli {
     /// Port of /healthz, /readyz and /metrics.
     #[arg(long, value_name = "PORT", default_value_t = 8081)]
     pub admin_port: u16,
+    /// What machine code to run, as in x86-64-v2 [default: the best that the CPU runs]. One that all nodes run spares the
+    /// operator a compilation for each kind of them.
+    #[arg(long, env = "PODLESS_TARGET", value_name = "TARGET")]
+    pub target: Option<Target>,
     /// Instances that may be live at once [default: what vm.max_map_count and the memory limit allow].
     #[arg(long, value_name = "N")]
     pub instances: Option<u32>,

@@ -70,8 +70,9 @@ impl Local {
     /// Starts a shim; it serves on the runtime that this is called in.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let Options { folder, seal_public_pem, instances, sockets, log } = options;
+        let target = engine::target(None)?;
         let limits = node::read();
-        let (engine, capacity) = engine::start(Some(instances), limits)?;
+        let (engine, capacity) = engine::start(target, Some(instances), limits)?;
         let trust_dir = folder.join("trust");
         std::fs::create_dir_all(&trust_dir)?;
         std::fs::write(trust_dir.join(TRUST_SEAL), seal_public_pem)?;
@@ -91,6 +92,7 @@ impl Local {
                 bounded_by: capacity.bounded_by.to_owned(),
             },
             engine,
+            target,
             node: Arc::new(Node::new(capacity.instances as usize, connections)),
             lines: Lines::start(log)?,
             shared: Arc::new(Shared::default()),

@@ -34,12 +34,14 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     let admin = doors.open(cli.admin_port).context("the admin port cannot be opened")?;
     admin.set_nonblocking(true)?;
     let limits = node::read();
-    let (engine, capacity) = engine::start(cli.instances, limits)?;
+    let target = engine::target(cli.target)?;
+    let (engine, capacity) = engine::start(target, cli.instances, limits)?;
     tracing::info!(
         instances = capacity.instances,
         bounded_by = capacity.bounded_by,
         pagemap_scan = !limits.swap,
-        fingerprint = podless_engine::fingerprint(),
+        %target,
+        fingerprint = podless_engine::fingerprint(target),
         "starting"
     );
     let files = limits.files.saturating_sub(FILES_LEFT);
@@ -64,6 +66,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         park_after: Duration::from_secs(cli.park_seconds),
         capacity: v1::Capacity { instances: capacity.instances, bounded_by: capacity.bounded_by.to_owned() },
         engine,
+        target,
         node: node.clone(),
         lines,
         shared: shared.clone(),

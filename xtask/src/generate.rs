@@ -5,7 +5,7 @@ use std::{fmt::Write, fs, path::Path};
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
-use podless_crds::{WasmNode, WasmService};
+use podless_crds::{WasmNode, WasmPolicy, WasmService};
 
 const HEADER: &str = "Made by `make generate` from crds/src: change it there.";
 
@@ -45,7 +45,7 @@ impl Generate {
 fn files() -> Result<Vec<(String, String)>> {
     let mut files = vec![];
     let mut template = format!("{{{{- /* {HEADER} */}}}}\n{{{{- if .Values.crds.install }}}}\n");
-    for crd in [WasmNode::crd(), WasmService::crd()] {
+    for crd in [WasmNode::crd(), WasmPolicy::crd(), WasmService::crd()] {
         let text = yaml(&crd)?;
         files.push((format!("crds/podless.dev_{}.yaml", crd.spec.names.plural), format!("# {HEADER}\n{text}")));
         // Uninstalling the chart must not take every service of the cluster along.
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn the_template_is_the_crds_between_a_condition() -> Result<()> {
         let files = files()?;
-        let template = &files[2].1;
+        let template = &files[3].1;
         let inner: String = template.lines().filter(|line| !line.starts_with("{{")).map(|l| format!("{l}\n")).collect();
         let documents = inner.split("---\n").skip(1);
         for ((_, file), document) in files.iter().zip(documents) {

@@ -1,5 +1,5 @@
-//! A container image without a daemon. In: a binary; out: an OCI image in a tar, and in a registry if told to. The same
-//! files make the same bytes. IO.
+//! A container image without a daemon. In: a binary, and others beside it; out: an OCI image in a tar, and in a
+//! registry if told to. The same files make the same bytes. IO.
 
 use std::{
     collections::BTreeMap,
@@ -27,13 +27,16 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 /// Where Linux systems keep the certificate authorities that they trust.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// Makes the container image of one binary: it, the libraries that it needs, and a user without rights.
+/// Makes the container image of a binary: it, the libraries that it needs, and a user without rights.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Image {
     /// The binary, which becomes the entry point.
     binary: PathBuf,
     /// Name and tag of the image, as in registry.example.com/podless/shim:0.1.0
     name: String,
+    /// A further binary, in the same folder of the image. May be given again.
+    #[arg(long, value_name = "BINARY")]
+    beside: Vec<PathBuf>,
     /// The tar to write, in the layout of OCI.
     #[arg(long)]
     output: PathBuf,
@@ -70,7 +73,7 @@ impl Image {
         let reference: Reference = self.name.parse().with_context(|| format!("{:?} is no image name", self.name))?;
         let bar = progress::start(if self.push { 6 } else { 3 }, format!("image of {name}"));
 
-        let layer = Blob::new(layer(&self.files(name)?)?);
+        let layer = Blob::new(layer(&self.files()?)?);
         bar.inc(1);
         let config = Blob::new(
             json!({
@@ -113,17 +116,20 @@ impl Image {
     }
 
     /// Every file of the image: path, content, whether it is executable.
-    fn files(&self, name: &str) -> Result<BTreeMap<PathBuf, (Vec<u8>, bool)>> {
+    fn files(&self) -> Result<BTreeMap<PathBuf, (Vec<u8>, bool)>> {
         let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
         let text = |text: &str| (text.as_bytes().to_vec(), false);
         let mut files = BTreeMap::from([
             ("etc/passwd".into(), text("root:x:0:0::/:/\nnonroot:x:65532:65532::/:/\n")),
             ("etc/group".into(), text("root:x:0:\nnonroot:x:65532:\n")),
             ("etc/nsswitch.conf".into(), text("hosts: files dns\n")),
-            (Path::new("usr/bin").join(name), (read(&self.binary)?, true)),
         ]);
-        for library in libraries(&self.binary)? {
-            files.insert(library.strip_prefix("/")?.to_owned(), (read(&library)?, true));
+        for binary in [&self.binary].into_iter().chain(&self.beside) {
+            let name = binary.file_name().with_context(|| format!("{} has no name", binary.display()))?;
+            files.insert(Path::new("usr/bin").join(name), (read(binary)?, true));
+            for library in libraries(binary)? {
+                files.insert(library.strip_prefix("/")?.to_owned(), (read(&library)?, true));
+            }
         }
         if self.certificates && Path::new(CERTIFICATES).exists() {
             files.insert(CERTIFICATES.trim_start_matches('/').into(), (read(Path::new(CERTIFICATES))?, false));

@@ -11,6 +11,8 @@ use crate::seal::HttpWorld;
 /// What `spec.capabilities` grants beyond answering requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
+    /// What would be linked with nothing behind it is refused.
+    pub strict: bool,
     /// wasi:logging.
     pub logging: bool,
     /// Requests to other servers: wasi:http/outgoing-handler (0.2), wasi:http/client (0.3).
@@ -19,7 +21,7 @@ pub struct Grants {
 
 impl Grants {
     /// Everything that can be granted.
-    pub const ALL: Self = Self { logging: true, outbound_http: true };
+    pub const ALL: Self = Self { strict: false, logging: true, outbound_http: true };
 }
 
 /// What an import was granted.
@@ -81,6 +83,16 @@ impl AuditedComponent {
     }
 }
 
+/// A component that may not be served: why, and what its imports were granted all the same.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Refused {
+    /// All its imports, in its own order.
+    pub imports: Vec<Import>,
+    /// Why.
+    pub why: AuditError,
+}
+
 /// Why a component may not be served.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuditError {
@@ -116,17 +128,17 @@ fn sentence(denied: &[Denied]) -> String {
 }
 
 /// Judges a component.
-pub(crate) fn audit(component: &str, facts: Facts, grants: Grants) -> Result<AuditedComponent, AuditError> {
-    let http = http_world(&facts)?;
+pub(crate) fn audit(component: &str, facts: Facts, grants: Grants) -> Result<AuditedComponent, Refused> {
     let (mut imports, mut denied) = (vec![], vec![]);
     for Verdict { import, why } in verdicts(&facts, grants) {
         denied.extend(why.map(|why| Denied { interface: import.interface.clone(), why }));
         imports.push(import);
     }
-    if !denied.is_empty() {
-        return Err(AuditError::ImportDenied(denied));
+    match http_world(&facts) {
+        Err(why) => Err(Refused { imports, why }),
+        Ok(_) if !denied.is_empty() => Err(Refused { imports, why: AuditError::ImportDenied(denied) }),
+        Ok(http) => Ok(AuditedComponent { component: component.to_owned(), http, imports, facts }),
     }
-    Ok(AuditedComponent { component: component.to_owned(), http, imports, facts })
 }
 
 /// Judges each import, in the component's own order.
@@ -148,6 +160,7 @@ pub fn needs(facts: &Facts) -> Grants {
     let refused = |grants: Grants| verdicts(facts, grants).iter().filter(|verdict| verdict.why.is_some()).count();
     let matters = |without: Grants| refused(without) > refused(Grants::ALL);
     Grants {
+        strict: false,
         logging: matters(Grants { logging: false, ..Grants::ALL }),
         outbound_http: matters(Grants { outbound_http: false, ..Grants::ALL }),
     }
@@ -181,7 +194,8 @@ mod tests {
     fn imports() {
         let none = Grants::default();
         let (logging, outbound) = (Grants { logging: true, ..none }, Grants { outbound_http: true, ..none });
-        let hosts = "set spec.capabilities.outboundHttp.allowedHosts";
+        let strict = Grants { strict: true, ..Grants::ALL };
+        let hosts = r#"set spec.capabilities.outboundHttp.allowedHosts: ["https://api.example.com"], with"#;
         for (import, grants, grant) in [
             ("wasi:io/streams@0.2.0", none, Ok(Grant::Granted)),
             ("wasi:cli/environment@0.2.12", none, Ok(Grant::Granted)),
@@ -191,7 +205,7 @@ mod tests {
             ("wasi:filesystem/preopens@0.3.1", none, Ok(Grant::Inert)),
             ("wasi:logging/logging", logging, Ok(Grant::Granted)),
             ("wasi:logging/logging@0.1.0-draft", logging, Ok(Grant::Granted)),
-            ("wasi:logging/logging@0.1.0-draft", none, Err("spec.capabilities.logging")),
+            ("wasi:logging/logging@0.1.0-draft", none, Err("set spec.capabilities.logging: {}")),
             ("wasi:logging/logging@0.2.0", logging, Err("does not know")),
             ("wasi:http/outgoing-handler@0.2.3", outbound, Ok(Grant::Granted)),
             ("wasi:http/outgoing-handler@0.2.3", logging, Err(hosts)),
@@ -203,7 +217,7 @@ mod tests {
             ("wasi:http/client@0.2.3", outbound, Err("does not know")),
             ("wasi:logging/logging", outbound, Err("spec.capabilities.logging")),
             ("wasi:sockets/tcp@0.2.3", none, Ok(Grant::Inert)),
-            ("wasi:sockets/types@0.3.0", logging, Err("never granted")),
+            ("wasi:sockets/types@0.3.0", logging, Err("nothing can grant them")),
             ("wasi:io/streams@0.2.99", none, Err("WASI 0.2.12 or older")),
             ("wasi:http/types@0.3.3", none, Err("WASI 0.3.2 or older")),
             ("wasi:http/types@0.3.0-rc-2026-01-06", none, Err("WASI 0.2 or 0.3")),
@@ -214,7 +228,13 @@ mod tests {
             ("wasi:clocks/wall-clock@0.3.0", none, Err("does not know")),
             ("wasi:clocks/timezone@0.2.0", none, Err("does not know")),
             ("example:geo/lookup@1.0.0", none, Err("WASI 0.2 or 0.3")),
-            ("example:geo/lookup", none, Err("compose")),
+            ("example:geo/lookup", none, Err("nothing can grant it: build it without, or compose")),
+            ("wasi:io/streams@0.2.0", strict, Ok(Grant::Granted)),
+            ("wasi:cli/environment@0.2.0", strict, Ok(Grant::Granted)),
+            ("wasi:http/client@0.3.0", strict, Ok(Grant::Granted)),
+            ("wasi:filesystem/preopens@0.2.0", strict, Err("set spec.capabilities.strict: false")),
+            ("wasi:cli/stdin@0.3.0", strict, Err("with nothing behind it")),
+            ("wasi:sockets/tcp@0.2.3", strict, Err("with nothing behind it")),
             ("a-function", none, Err("compose")),
         ] {
             match (audit("sha256:c", component(&[import]), grants), grant) {
@@ -253,7 +273,22 @@ mod tests {
     fn names_of_types_need_no_grant() {
         let mut facts = component(&["example:geo/types@1.0.0"]);
         facts.imports[0].types_only = true;
-        assert_eq!(audit("c", facts, Grants::default()).expect("audited").imports()[0].grant, Grant::Inert);
+        for grants in [Grants::default(), Grants { strict: true, ..Grants::default() }] {
+            assert_eq!(audit("c", facts.clone(), grants).expect("audited").imports()[0].grant, Grant::Inert);
+        }
+    }
+
+    #[test]
+    fn who_is_refused_is_told_of_every_import() {
+        let facts = component(&["wasi:io/poll@0.2.0", "wasi:cli/stdin@0.2.0", "wasi:logging/logging"]);
+        let told = |facts| audit("c", facts, Grants::default()).err().expect("refused");
+        let grants = |refused: &Refused| refused.imports.iter().map(|import| import.grant).collect::<Vec<_>>();
+        let (refused, want) = (told(facts.clone()), [Grant::Granted, Grant::Inert, Grant::Denied]);
+        assert_eq!(grants(&refused), want);
+        assert!(matches!(refused.why, AuditError::ImportDenied(denied) if denied.len() == 1));
+        let refused = told(Facts { exports: vec![], ..facts });
+        assert_eq!(grants(&refused), want);
+        assert!(matches!(refused.why, AuditError::NoHttpExport(_)));
     }
 
     #[test]

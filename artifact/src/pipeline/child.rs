@@ -2,6 +2,7 @@
 //! then, once audited, its machine code in a file. IO.
 
 use std::{
+    env,
     ffi::OsString,
     fs::{self, Permissions},
     io,
@@ -11,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use podless_engine::Recipe;
+use rustix::process::{Pid, Signal, kill_process_group};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 use tokio::{
@@ -19,12 +22,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{
-    audit::AuditedComponent,
-    compile::Report,
-    facts::{Facts, FactsError},
-    pull::PulledComponent,
-    sandbox::Limits,
+use super::{audit::AuditedComponent, pull::PulledComponent};
+use crate::compiler::{
+    errand::{Errand, Limits, Report, Walls},
+    facts::{Facts, FactsError, MOST, NAME_CHARS},
 };
 
 /// Longest line that the child may say.
@@ -34,8 +35,13 @@ const CODE_BYTES: u64 = 512 << 20;
 /// Longest message that is passed on.
 const MESSAGE_CHARS: usize = 500;
 
-/// The program that is the child: it calls `compile_child` with the two limits that follow its arguments, bytes of
-/// memory and seconds of CPU.
+/// How many seconds may pass for each that a child may take of a CPU: that ends one that does nothing.
+const PATIENCE: u64 = 6;
+
+/// Name of the program that is the operator's child.
+const PROGRAM: &str = "podless-compile";
+
+/// The program that is the child: it calls `compile_child` with the one argument that follows those here.
 #[derive(Clone, Debug)]
 pub struct ChildProgram {
     /// The executable.
@@ -44,15 +50,30 @@ pub struct ChildProgram {
     pub arguments: Vec<OsString>,
 }
 
-impl Default for ChildProgram {
-    /// This program's own subcommand `compile-child`.
-    fn default() -> Self {
-        Self { path: "/proc/self/exe".into(), arguments: vec!["compile-child".into()] }
+impl ChildProgram {
+    /// `podless-compile` in this program's own folder.
+    pub fn beside() -> io::Result<Self> {
+        Ok(Self { path: env::current_exe()?.with_file_name(PROGRAM), arguments: vec![] })
+    }
+
+    /// This program's own subcommand.
+    pub fn subcommand(name: &str) -> Self {
+        Self { path: "/proc/self/exe".into(), arguments: vec![name.into()] }
+    }
+
+    /// The walls that stand around such a child on this machine.
+    pub(crate) async fn walls(&self) -> Result<Walls, CompileError> {
+        let limits = Limits::default();
+        let mut child = Running::start(self, limits, &Errand::Walls, Stdio::null())?;
+        match child.report().await? {
+            Report::Walls(walls) => Ok(walls),
+            _ => Err(out_of_turn()),
+        }
     }
 }
 
 /// Why there is no machine code.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum CompileError {
     /// The bytes are no component.
     #[error(transparent)]
@@ -128,39 +149,34 @@ pub(crate) struct CompiledComponent {
     pub(crate) code: MachineCode,
 }
 
-/// A child at work; dropping it kills the process.
-pub(crate) struct Compiling {
-    child: Child,
-    output: BufReader<ChildStdout>,
-    limits: Limits,
-    deadline: Instant,
-}
+/// A child that compiles.
+pub(crate) struct Compiling(Running);
 
 impl Compiling {
-    pub(crate) fn start(program: &ChildProgram, limits: Limits, component: PulledComponent) -> io::Result<Self> {
-        let mut child = Command::new(&program.path)
-            .args(&program.arguments)
-            .args([limits.memory_bytes.to_string(), limits.cpu_seconds.to_string()])
-            .env_clear()
-            .env(podless_engine::EDITION, podless_engine::edition())
-            .current_dir("/")
-            .stdin(Stdio::from(component.into_file()))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        let output = child.stdout.take().ok_or_else(|| io::Error::other("the child has no output"))?;
-        // Twice the CPU's time, for a busy machine.
-        let deadline = Instant::now() + Duration::from_secs(limits.cpu_seconds.saturating_mul(2));
-        Ok(Self { child, output: BufReader::new(output), limits, deadline })
+    pub(crate) fn start(
+        program: &ChildProgram,
+        limits: Limits,
+        recipe: Recipe,
+        component: PulledComponent,
+    ) -> io::Result<Self> {
+        let errand = Errand::Compile { limits, recipe };
+        Ok(Self(Running::start(program, limits, &errand, Stdio::from(component.into_file()))?))
     }
 
     /// What the component says of itself.
     pub(crate) async fn facts(&mut self) -> Result<Facts, CompileError> {
-        match self.report().await? {
-            Report::Facts(facts) => Ok(facts?),
+        match self.0.report().await? {
+            Report::Facts(Ok(facts)) if are_possible(&facts) => Ok(facts),
+            Report::Facts(Ok(_)) => {
+                Err(CompileError::Broken("the child says more of the component than it may".to_owned()))
+            }
+            // The parser quotes what the component has.
+            Report::Facts(Err(FactsError::NotWebAssembly(why))) => {
+                Err(FactsError::NotWebAssembly(shorten(&why)).into())
+            }
+            Report::Facts(Err(why)) => Err(why.into()),
             Report::Failed(why) => Err(CompileError::Failed(shorten(&why))),
-            Report::Code { .. } => Err(CompileError::Broken("the child spoke out of turn".to_owned())),
+            Report::Code { .. } | Report::Walls(_) => Err(out_of_turn()),
         }
     }
 
@@ -175,22 +191,52 @@ impl Compiling {
 
     /// The machine code.
     pub(crate) async fn machine_code(mut self, folder: &Path) -> Result<MachineCode, CompileError> {
-        let (size, millis) = match self.report().await? {
+        let child = &mut self.0;
+        let (size, millis) = match child.report().await? {
             Report::Code { size, millis } if size <= CODE_BYTES => (size, millis),
             Report::Code { .. } => return Err(CompileError::Code),
             Report::Failed(why) => return Err(CompileError::Failed(shorten(&why))),
-            Report::Facts(_) => return Err(CompileError::Broken("the child spoke out of turn".to_owned())),
+            Report::Facts(_) | Report::Walls(_) => return Err(out_of_turn()),
         };
         let file = NamedTempFile::new_in(folder)?;
-        let copying = copy(&mut self.output, tokio::fs::File::from_std(file.reopen()?), size);
-        let sha256 = match timeout_at(self.deadline, copying).await {
+        let copying = copy(&mut child.output, tokio::fs::File::from_std(file.reopen()?), size);
+        let sha256 = match timeout_at(child.deadline, copying).await {
             Ok(copied) => copied?,
-            Err(_) => return Err(CompileError::Time(self.limits)),
+            Err(_) => return Err(CompileError::Time(child.limits)),
         };
         match sha256 {
             Some(sha256) => Ok(MachineCode { file, sha256, size, millis }),
-            None => Err(self.ended().await),
+            None => Err(child.ended().await),
         }
+    }
+}
+
+/// A child at work, in a process group of its own; dropping it kills the group.
+struct Running {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    limits: Limits,
+    deadline: Instant,
+}
+
+impl Running {
+    fn start(program: &ChildProgram, limits: Limits, errand: &Errand, input: Stdio) -> io::Result<Self> {
+        let mut child = Command::new(&program.path)
+            .args(&program.arguments)
+            .arg(serde_json::to_string(errand)?)
+            .env_clear()
+            .env(podless_engine::EDITION, podless_engine::edition())
+            .current_dir("/")
+            .stdin(input)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let output = child.stdout.take().ok_or_else(|| io::Error::other("the child has no output"))?;
+        // A machine may be busy, and give the operator a small share.
+        let deadline = Instant::now() + Duration::from_secs(limits.cpu_seconds.saturating_mul(PATIENCE));
+        Ok(Self { child, output: BufReader::new(output), limits, deadline })
     }
 
     async fn report(&mut self) -> Result<Report, CompileError> {
@@ -219,12 +265,29 @@ impl Compiling {
     }
 }
 
-/// A signal is how limits end a process: SIGXCPU for time, SIGABRT when an allocation failed, SIGSEGV for the stack,
-/// SIGKILL from the kernel when memory is short. A panic is none: it is reported.
+impl Drop for Running {
+    fn drop(&mut self) {
+        // There is a number for as long as nobody has waited for its end: until then it is nobody else's.
+        if let Some(group) = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+fn out_of_turn() -> CompileError {
+    CompileError::Broken("the child spoke out of turn".to_owned())
+}
+
+/// A signal is how limits end a process: SIGXCPU for time, SIGABRT when an allocation failed, SIGSEGV for the stack.
+/// SIGKILL is none of theirs: the kernel sends it when the machine is short of memory, which is not the component's
+/// fault. A panic is reported.
 fn judge_end(status: ExitStatus, limits: Limits) -> CompileError {
     match status.signal() {
         Some(libc::SIGXCPU) => CompileError::Time(limits),
-        Some(libc::SIGABRT | libc::SIGSEGV | libc::SIGKILL) => CompileError::Memory(limits),
+        Some(libc::SIGABRT | libc::SIGSEGV) => CompileError::Memory(limits),
+        Some(libc::SIGKILL) => CompileError::Broken(
+            "the compiling process was killed, perhaps because the machine is short of memory".to_owned(),
+        ),
         _ => CompileError::Broken(format!("the compiling process ended early ({status})")),
     }
 }
@@ -243,6 +306,13 @@ async fn copy(from: &mut (impl AsyncRead + Unpin), mut to: tokio::fs::File, size
     }
     to.flush().await?;
     Ok((left == 0).then(|| hex::encode(hash.finalize())))
+}
+
+/// Whether a child that does its work could say so.
+fn are_possible(facts: &Facts) -> bool {
+    let few = facts.imports.len().max(facts.exports.len()) <= MOST;
+    let mut names = facts.imports.iter().map(|import| &import.name).chain(&facts.exports);
+    few && names.all(|name| name.chars().count() <= NAME_CHARS && !name.contains(char::is_control))
 }
 
 /// Text of the child, fit for a sentence.

@@ -11,10 +11,7 @@ use std::{
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use super::{
-    pull::PulledComponent,
-    resolve::{COMPONENT_BYTES, ResolvedImage},
-};
+use super::{pull::PulledComponent, resolve::ResolvedImage};
 
 /// Why a file was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -28,15 +25,20 @@ pub enum FileError {
         error: io::Error,
     },
     /// It is too large for a component.
-    #[error("{} is larger than {COMPONENT_BYTES} bytes, the most that a component may have: make it smaller", .0.display())]
-    TooLarge(PathBuf),
+    #[error("{} is larger than {most} bytes, the most that a component may have: make it smaller", .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The most.
+        most: u64,
+    },
     /// The cache's disk.
     #[error("cannot keep the component in the cache: {0}; it is tried again")]
     Disk(#[from] io::Error),
 }
 
-/// Copies a component. Blocks.
-pub(crate) fn take(path: &Path, folder: &Path) -> Result<(ResolvedImage, PulledComponent), FileError> {
+/// Copies a component, which may have `most` bytes. Blocks.
+pub(crate) fn take(path: &Path, folder: &Path, most: u64) -> Result<(ResolvedImage, PulledComponent), FileError> {
     let unreadable = |error| FileError::Read { path: path.to_owned(), error };
     let mut from = File::open(path).map_err(unreadable)?;
     let mut named = NamedTempFile::new_in(folder)?;
@@ -47,8 +49,8 @@ pub(crate) fn take(path: &Path, folder: &Path) -> Result<(ResolvedImage, PulledC
             break;
         }
         size += read as u64;
-        if size > COMPONENT_BYTES {
-            return Err(FileError::TooLarge(path.to_owned()));
+        if size > most {
+            return Err(FileError::TooLarge { path: path.to_owned(), most });
         }
         hash.update(&buffer[..read]);
         named.write_all(&buffer[..read])?;

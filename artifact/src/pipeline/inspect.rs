@@ -5,9 +5,12 @@
 
 use std::path::Path;
 
+use jiff::Timestamp;
+use podless_engine::Recipe;
+
 use super::{
     audit::{Grants, audit},
-    build::{Obtained, Pipeline, Progress, Wanted, blocking},
+    build::{Next, Obtained, Pipeline, Progress, Wanted, blocking},
     facts::Facts,
     pull::PulledComponent,
     rejection::Rejection,
@@ -58,10 +61,7 @@ impl Pipeline {
     ) -> Result<Inspection, Rejection> {
         match self.obtain(wanted, &progress).await? {
             Obtained::Known(resolved, entry) => Ok(Inspection::of_entry(&resolved, &entry)),
-            Obtained::Pulled(resolved, pulled) => {
-                progress(Progress::Compiling);
-                self.look(&resolved, pulled).await
-            }
+            Obtained::Pulled(resolved, pulled) => self.look(&resolved, pulled, wanted.recipe, &progress).await,
         }
     }
 
@@ -69,28 +69,34 @@ impl Pipeline {
     pub async fn inspect_file(
         &self,
         path: &Path,
+        recipe: Recipe,
         progress: impl Fn(Progress) + Send + Sync,
     ) -> Result<Inspection, Rejection> {
         let (resolved, pulled) = self.take(path, &progress).await?;
-        progress(Progress::Compiling);
-        self.look(&resolved, pulled).await
+        self.look(&resolved, pulled, recipe, &progress).await
     }
 
-    async fn look(&self, resolved: &ResolvedImage, pulled: PulledComponent) -> Result<Inspection, Rejection> {
-        let _turn = self.turn().await?;
-        if let Some(entry) = self.cached_for(resolved).await? {
-            return Ok(Inspection::of_entry(resolved, &entry));
-        }
-        let mut compiling = self.start(pulled)?;
-        let facts = compiling.facts().await?;
+    async fn look(
+        &self,
+        resolved: &ResolvedImage,
+        pulled: PulledComponent,
+        recipe: Recipe,
+        progress: &(impl Fn(Progress) + Send + Sync),
+    ) -> Result<Inspection, Rejection> {
+        let work = match self.next(resolved, "", recipe, progress).await? {
+            Next::Known(entry) => return Ok(Inspection::of_entry(resolved, &entry)),
+            Next::Compile(work) => work,
+        };
+        let mut compiling = self.start(pulled, recipe)?;
+        let facts = work.tell(compiling.facts().await)?;
         let folder = self.store().unfinished();
         let Ok(audited) = audit(resolved.component(), facts.clone(), Grants::ALL) else {
-            let code = compiling.machine_code(&folder).await?;
+            let code = work.tell(compiling.machine_code(&folder).await)?;
             return Ok(Inspection::new(resolved, facts, code.size(), code.millis()));
         };
-        let compiled = compiling.code(audited, &folder).await?;
+        let compiled = work.tell(compiling.code(audited, &folder).await)?;
         let (store, repository) = (self.store().clone(), resolved.repository().to_owned());
-        let (_, entry) = blocking(move || store.insert(compiled, &repository)).await?;
+        let (_, entry) = blocking(move || store.insert(compiled, recipe, &repository, Timestamp::now())).await?;
         Ok(Inspection::of_entry(resolved, &entry))
     }
 }

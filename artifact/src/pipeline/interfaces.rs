@@ -96,7 +96,7 @@ const LOGGING: [&str; 2] = ["wasi:logging/logging", "wasi:logging/logging@0.1.0-
 /// What an import is granted, or why it is refused and what to do.
 pub(crate) fn judge(name: &str, grants: Grants) -> Result<Grant, String> {
     if LOGGING.contains(&name) {
-        return granted(grants.logging, "spec.capabilities.logging to {}");
+        return granted(grants.logging, "spec.capabilities.logging: {}");
     }
     let (interface, version) = name.split_once('@').unwrap_or((name, ""));
     let line = line(version)?;
@@ -106,15 +106,22 @@ pub(crate) fn judge(name: &str, grants: Grants) -> Result<Grant, String> {
     };
     let grant = match () {
         () if known(|line| line.granted) => Ok(Grant::Granted),
-        () if known(|line| line.inert) || known(|line| line.sockets) => Ok(Grant::Inert),
-        () if known(|line| line.outbound) => {
-            granted(grants.outbound_http, "spec.capabilities.outboundHttp.allowedHosts to the servers that it may ask")
-        }
+        () if known(|line| line.inert) || known(|line| line.sockets) => match grants.strict {
+            false => Ok(Grant::Inert),
+            true => Err("which would be linked with nothing behind it: build it without, or set \
+                         spec.capabilities.strict: false"
+                .to_owned()),
+        },
+        () if known(|line| line.outbound) => granted(
+            grants.outbound_http,
+            r#"spec.capabilities.outboundHttp.allowedHosts: ["https://api.example.com"], with the servers that it may ask"#,
+        ),
         () => {
             return Err(if interface.starts_with("wasi:sockets/") {
-                "for sockets, which are never granted: build it without"
+                "for sockets, and nothing can grant them: build it without"
             } else {
-                "which Podless does not know: build it without, or compose it with a component that exports it"
+                "which Podless does not know, so that nothing can grant it: build it without, or compose it with a component \
+                 that exports it"
             }
             .to_owned());
         }

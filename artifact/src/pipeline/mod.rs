@@ -1,44 +1,56 @@
-//! The steps: `reference → resolve → pull → facts → audit → compile → sealed`; `build` runs them, `inspect` those that
-//! only look. A file of this machine takes the place of the first three.
+//! The steps: `reference → resolve → signature → pull → facts → audit → compile → sealed`; `build` runs them, `inspect`
+//! those that only look. A file of this machine takes the place of the first four.
 //!
 //! Each step takes the type of the one before it and only that, so no step can be skipped. What parses untrusted bytes
-//! (`facts`, `compile`) runs in a one-shot child process: `child` is the parent's end of it, `sandbox` its walls.
+//! (`facts`, `compile`) runs in a one-shot child process, see `compiler`: `child` is the parent's end of it, and `turns`
+//! says whose component is next.
+
+use crate::compiler::facts;
 
 mod audit;
 mod build;
 mod child;
-mod compile;
 mod docker;
-mod facts;
+mod evict;
 mod file;
 mod inspect;
 mod interfaces;
+mod kept;
+mod layout;
 mod pull;
+#[cfg(feature = "parse")]
 mod push;
+mod receive;
 mod reference;
 mod registry;
 mod rejection;
 mod resolve;
-pub mod sandbox;
 mod sealed;
+mod signature;
 mod store;
+mod turns;
 
+#[cfg(feature = "parse")]
+pub use self::push::{PushError, push};
 pub use self::{
-    audit::{AuditError, Grant, Grants, Import, Verdict, http_world, needs, verdicts},
+    audit::{AuditError, Grant, Grants, Import, Refused, Verdict, http_world, needs, verdicts},
     build::{Options, Pipeline, Progress, SetupError, Wanted},
     child::{ChildProgram, CompileError, MachineCode},
-    compile::compile_child,
-    docker::{DockerAuth, docker_registry},
-    facts::{Facts, FactsError, ImportFact},
+    docker::{DockerAuth, Login, docker_registry, most_specific_first},
+    evict::Held,
     file::FileError,
     inspect::Inspection,
+    kept::Pin,
     pull::PullError,
-    push::{PushError, push},
+    receive::{ReceiveError, Receiving},
     reference::{ImageReference, ReferenceError},
-    registry::{Credentials, Login, RegistryError, RegistryOptions},
+    registry::{
+        Authorities, AuthoritiesError, Credentials, Mirror, MirrorError, NotAsked, Proxies, RegistryError,
+        RegistryOptions,
+    },
     rejection::Rejection,
     resolve::ResolveError,
-    sandbox::Limits,
     sealed::SealedArtifact,
+    signature::{IdentityText, KeylessText, RequirementError, SignatureError, SignatureRequirement, SubjectText},
     store::StoreError,
 };

@@ -14,9 +14,9 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{
+    docker::Login,
     facts::{FactsError, facts},
     reference::{ImageReference, ReferenceError},
-    registry::Login,
 };
 
 const CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";

@@ -33,6 +33,10 @@ impl ImageReference {
         if let Some(digest) = pinned {
             reference = reference.clone_with_digest(digest.to_owned());
         }
+        // A first part in capitals could be a host, and so the parser lets it pass; here it stands for what Docker Hub has.
+        if reference.repository().bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(invalid("a repository is written in lower case".to_owned()));
+        }
         match reference.digest() {
             Some(digest) if !is_sha256(digest) => Err(invalid("only sha256 digests are taken".to_owned())),
             _ => Ok(Self(reference)),
@@ -50,7 +54,7 @@ impl ImageReference {
     }
 
     /// Path of the repository in its registry.
-    pub(crate) fn repository(&self) -> &str {
+    pub fn repository(&self) -> &str {
         self.0.repository()
     }
 
@@ -107,8 +111,16 @@ mod tests {
     fn what_is_not_one() {
         let sha512 = format!("r.local/a@sha512:{}", "a".repeat(128));
         let upper = format!("r.local/a@sha256:{}", "A".repeat(64));
-        for text in ["", "Not A Reference", "r.local/a:", "r.local/a@sha256:12", "http://r.local/a:1", &sha512, &upper]
-        {
+        for text in [
+            "",
+            "Not A Reference",
+            "r.local/a:",
+            "r.local/a@sha256:12",
+            "http://r.local/a:1",
+            "Team/a:1",
+            &sha512,
+            &upper,
+        ] {
             let error = ImageReference::parse(text, None).expect_err(text).to_string();
             assert!(error.contains("registry/repository:tag"), "{error}");
         }

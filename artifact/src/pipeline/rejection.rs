@@ -1,8 +1,18 @@
 //! Why there is no artifact: one type over the steps' errors, with a stable name and what to do. Pure.
 
+use std::time::Duration;
+
 use super::{
-    audit::AuditError, child::CompileError, facts::FactsError, file::FileError, pull::PullError,
-    reference::ReferenceError, registry::RegistryError, resolve::ResolveError, store::StoreError,
+    audit::{AuditError, Import, Refused},
+    child::CompileError,
+    facts::FactsError,
+    file::FileError,
+    pull::PullError,
+    reference::ReferenceError,
+    registry::RegistryError,
+    resolve::ResolveError,
+    signature::SignatureError,
+    store::StoreError,
 };
 use crate::seal::SealError;
 
@@ -15,6 +25,12 @@ pub enum Rejection {
     /// The reference does not lead to a component.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
+    /// The image is not signed as it must be.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+    /// It must not be used: see `Wanted::revoked`.
+    #[error("{0} was revoked: use another image")]
+    Revoked(String),
     /// The component did not arrive.
     #[error(transparent)]
     Pull(#[from] PullError),
@@ -23,7 +39,7 @@ pub enum Rejection {
     File(#[from] FileError),
     /// The component may not be served.
     #[error(transparent)]
-    Audit(#[from] AuditError),
+    Audit(#[from] Refused),
     /// There is no machine code.
     #[error(transparent)]
     Compile(#[from] CompileError),
@@ -43,36 +59,68 @@ impl Rejection {
             Self::Resolve(error) => match error {
                 ResolveError::Registry { error, .. } => registry(error),
                 ResolveError::DigestMismatch(_) => "DigestMismatch",
-                ResolveError::Manifest(..) | ResolveError::Index(_) | ResolveError::UnsupportedLayer { .. } => {
+                ResolveError::Manifest(..) | ResolveError::Index { .. } | ResolveError::UnsupportedLayer { .. } => {
                     "UnsupportedLayer"
                 }
                 ResolveError::Precompiled { .. } => "PrecompiledLayer",
                 ResolveError::TooLarge { .. } => "TooLarge",
             },
+            Self::Revoked(_) => "Revoked",
+            Self::Signature(SignatureError::Missing { .. }) => "SignatureMissing",
+            Self::Signature(SignatureError::Invalid { .. }) => "SignatureInvalid",
+            Self::Signature(SignatureError::Registry { error, .. }) => registry(error),
             Self::Pull(PullError::Registry { error, .. }) => registry(error),
             Self::Pull(PullError::DigestMismatch(_)) => "DigestMismatch",
-            Self::Audit(AuditError::NoHttpExport(_)) => "NoHttpExport",
-            Self::Audit(AuditError::ImportDenied(_)) => "ImportDenied",
+            Self::Audit(Refused { why: AuditError::NoHttpExport(_), .. }) => "NoHttpExport",
+            Self::Audit(Refused { why: AuditError::ImportDenied(_), .. }) => "ImportDenied",
             Self::Compile(error) => match error {
                 CompileError::Facts(FactsError::Precompiled) => "PrecompiledLayer",
                 CompileError::Facts(FactsError::CoreModule) => "CoreModule",
                 CompileError::Facts(FactsError::NotWebAssembly(_)) => "NotWebAssembly",
+                CompileError::Facts(FactsError::TooMany(_)) => "ImportDenied",
                 CompileError::Failed(_) => "CompileFailed",
                 CompileError::Time(_) | CompileError::Memory(_) | CompileError::Code => "CompileLimit",
                 CompileError::Broken(_) => INTERNAL,
             },
             Self::File(FileError::Read { .. }) => "ImageNotFound",
-            Self::File(FileError::TooLarge(_)) => "TooLarge",
+            Self::File(FileError::TooLarge { .. }) => "TooLarge",
             Self::Pull(PullError::Disk(_)) | Self::File(FileError::Disk(_)) | Self::Store(_) | Self::Seal(_) => {
                 INTERNAL
             }
         }
     }
 
+    /// What the component imports, and what each import was granted; nothing when no audit has refused it.
+    pub fn imports(&self) -> &[Import] {
+        match self {
+            Self::Audit(Refused { imports, .. }) => imports,
+            _ => &[],
+        }
+    }
+
+    /// How long the registry asks to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Resolve(ResolveError::Registry { error: RegistryError::Busy { wait, .. }, .. })
+            | Self::Signature(SignatureError::Registry { error: RegistryError::Busy { wait, .. }, .. })
+            | Self::Pull(PullError::Registry { error: RegistryError::Busy { wait, .. }, .. }) => Some(*wait),
+            _ => None,
+        }
+    }
+
     /// Whether it may pass without a change of the object: what only a registry or the operator can mend. An image that
-    /// is missing may yet be pushed, and credentials be granted.
+    /// is missing may yet be pushed or signed, and credentials be granted.
     pub fn is_transient(&self) -> bool {
-        matches!(self.reason(), "ImageNotFound" | "Unauthorized" | "RegistryUnreachable" | "DigestMismatch" | INTERNAL)
+        matches!(
+            self.reason(),
+            "ImageNotFound"
+                | "Unauthorized"
+                | "RegistryUnreachable"
+                | "DigestMismatch"
+                | "SignatureMissing"
+                | "SignatureInvalid"
+                | INTERNAL
+        )
     }
 }
 
@@ -82,7 +130,10 @@ fn registry(error: &RegistryError) -> &'static str {
     match error {
         RegistryError::NotFound => "ImageNotFound",
         RegistryError::Unauthorized(_) => "Unauthorized",
+        RegistryError::OtherBytes => "DigestMismatch",
         RegistryError::Status(_)
+        | RegistryError::Busy { .. }
+        | RegistryError::NotAsked(_)
         | RegistryError::Unreachable(_)
         | RegistryError::TooLong(_)
         | RegistryError::Protocol(_) => "RegistryUnreachable",

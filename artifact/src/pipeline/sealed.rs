@@ -4,6 +4,7 @@ use std::fs::File;
 
 use super::{
     audit::{AuditedComponent, Import},
+    evict::Held,
     resolve::ResolvedImage,
     store::Entry,
 };
@@ -13,12 +14,15 @@ use crate::seal::{Seal, SealError, SealKey, Sealed};
 #[derive(Debug)]
 pub struct SealedArtifact {
     image_digest: String,
+    manifest_digest: String,
     component_size: u64,
     imports: Vec<Import>,
     seal: Seal,
     sealed: Sealed,
     compile_millis: u64,
     cache_hit: bool,
+    note: String,
+    held: Held,
     code: File,
 }
 
@@ -39,17 +43,22 @@ impl SealedArtifact {
             code_sha256: entry.code_sha256().to_owned(),
             code_size: entry.code_size(),
             fingerprint: entry.fingerprint().to_owned(),
-            target: podless_engine::TARGET.to_owned(),
+            wasmtime: podless_engine::WASMTIME_VERSION.to_owned(),
+            target: entry.recipe().target.to_string(),
             http: audited.http(),
+            made_at: entry.made_at().to_owned(),
         };
         Ok(Self {
             image_digest: image.digest().to_owned(),
+            manifest_digest: image.manifest().to_owned(),
             component_size: image.size(),
             imports: audited.imports().to_vec(),
             sealed: key.seal(&seal)?,
             seal,
             compile_millis: entry.compile_millis(),
             cache_hit,
+            note: entry.note().map_err(|error| SealError::Malformed(error.to_string()))?,
+            held: entry.held(),
             code: entry.into_code(),
         })
     }
@@ -57,6 +66,11 @@ impl SealedArtifact {
     /// Digest of the manifest that the reference was resolved to.
     pub fn image_digest(&self) -> &str {
         &self.image_digest
+    }
+
+    /// Digest of the manifest that has the component: another one, when the reference leads to an index.
+    pub fn manifest_digest(&self) -> &str {
+        &self.manifest_digest
     }
 
     /// Size of the component, in bytes.
@@ -87,6 +101,16 @@ impl SealedArtifact {
     /// Whether nothing had to be compiled.
     pub fn cache_hit(&self) -> bool {
         self.cache_hit
+    }
+
+    /// What is given away with the code, so that [`Pipeline::receive`](super::Pipeline::receive) can take it back.
+    pub fn note(&self) -> &str {
+        &self.note
+    }
+
+    /// While this lives, the cache evicts other code before this.
+    pub fn held(&self) -> Held {
+        self.held.clone()
     }
 
     /// The machine code, open for reading only; it stays readable when the cache evicts it. Read it by offset: the

@@ -1,5 +1,5 @@
-//! The cache: machine code by (component digest, engine fingerprint), in files. A file that is torn or changed is
-//! noticed when it is opened, and removed. IO.
+//! The cache: machine code by (component digest, recipe, engine fingerprint), in files. A file that is torn, changed or
+//! no file at all is noticed when it is opened, and removed. IO; `evict` decides what goes when there is too much.
 //!
 //! An entry is a record, signed with the seal key, and the code that it names by hash. It keeps what the component says
 //! of itself, so that grants are judged anew each time, and the repositories that it came from: who names a digest in a
@@ -15,6 +15,8 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use jiff::{Timestamp, Unit};
+use podless_engine::Recipe;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
@@ -22,11 +24,14 @@ use tempfile::NamedTempFile;
 use super::{
     audit::AuditedComponent,
     child::{CompiledComponent, MachineCode},
+    evict::{Held, Holds, evict},
     facts::Facts,
 };
 use crate::seal::{SealError, SealKey, TrustedKeys};
 
 const CONTEXT: &[u8] = b"podless cache v1\0";
+/// Longest record: the names of a component's imports and exports, and some numbers.
+const RECORD_BYTES: u64 = 8 << 20;
 /// Most repositories that an entry remembers; a component from more is pulled again.
 const REPOSITORIES: usize = 64;
 
@@ -41,15 +46,37 @@ pub enum StoreError {
     Key(#[from] SealError),
 }
 
+/// What is known of machine code.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
-struct Record {
-    component: String,
-    fingerprint: String,
-    code_sha256: String,
-    code_size: u64,
+pub(super) struct Record {
+    pub(super) component: String,
+    pub(super) recipe: Recipe,
+    pub(super) fingerprint: String,
+    /// When it was compiled, as RFC 3339 has it.
+    made_at: String,
+    pub(super) code_sha256: String,
+    pub(super) code_size: u64,
     compile_millis: u64,
     facts: Facts,
-    repositories: BTreeSet<String>,
+    pub(super) repositories: BTreeSet<String>,
+}
+
+impl Record {
+    fn is_of_this_engine(&self) -> bool {
+        self.fingerprint == self.recipe.fingerprint()
+    }
+
+    /// Whether it is of this component's code, for an engine that there is.
+    pub(super) fn is(&self, component: &str, recipe: Recipe) -> bool {
+        self.component == component && self.recipe == recipe && self.is_of_this_engine()
+    }
+
+    /// What is given away with the code.
+    pub(super) fn note(&self) -> Result<String, StoreError> {
+        // Where a namespace pulls from is not for nodes.
+        let record = Self { repositories: BTreeSet::new(), ..self.clone() };
+        Ok(serde_json::to_string(&record).map_err(io::Error::from)?)
+    }
 }
 
 /// Machine code that was there and whole when it was opened.
@@ -57,6 +84,7 @@ struct Record {
 pub(crate) struct Entry {
     record: Record,
     code: File,
+    held: Held,
 }
 
 impl Entry {
@@ -72,6 +100,14 @@ impl Entry {
         &self.record.fingerprint
     }
 
+    pub(crate) fn recipe(&self) -> Recipe {
+        self.record.recipe
+    }
+
+    pub(crate) fn made_at(&self) -> &str {
+        &self.record.made_at
+    }
+
     pub(crate) fn code_sha256(&self) -> &str {
         &self.record.code_sha256
     }
@@ -82,6 +118,16 @@ impl Entry {
 
     pub(crate) fn compile_millis(&self) -> u64 {
         self.record.compile_millis
+    }
+
+    /// What is given away with the code, so that it can come back.
+    pub(crate) fn note(&self) -> Result<String, StoreError> {
+        self.record.note()
+    }
+
+    /// While this lives, other code is evicted before this.
+    pub(crate) fn held(&self) -> Held {
+        self.held.clone()
     }
 
     /// Whether the component was once pulled from there.
@@ -100,8 +146,8 @@ impl Entry {
 pub(crate) struct Store {
     folder: PathBuf,
     most_bytes: u64,
-    fingerprint: String,
     signer: Arc<RwLock<Signer>>,
+    holds: Holds,
 }
 
 /// Who signs records, and whose are taken.
@@ -120,9 +166,8 @@ impl Store {
         }
         fs::create_dir_all(&unfinished)?;
         let trusted = TrustedKeys::from_pem(&key.public_pem()?)?;
-        let (folder, fingerprint) = (folder.to_owned(), podless_engine::fingerprint());
         let signer = Arc::new(RwLock::new(Signer { key, trusted }));
-        Ok(Self { folder, most_bytes, fingerprint, signer })
+        Ok(Self { folder: folder.to_owned(), most_bytes, signer, holds: Holds::default() })
     }
 
     fn signer(&self) -> Signer {
@@ -143,7 +188,7 @@ impl Store {
             if path.extension().is_some_and(|e| e == "record")
                 && let Ok(text) = fs::read_to_string(&path)
                 && let Some(record) = self.verified(&text)
-                && record.fingerprint == self.fingerprint
+                && record.is_of_this_engine()
                 && text != self.signed(&record)?
             {
                 self.write(&record)?;
@@ -157,8 +202,9 @@ impl Store {
         self.folder.join("unfinished")
     }
 
-    fn record_path(&self, component: &str) -> PathBuf {
-        self.folder.join(format!("{}-{}.record", component.trim_start_matches("sha256:"), self.fingerprint))
+    fn record_path(&self, component: &str, recipe: Recipe) -> PathBuf {
+        let (component, engine) = (component.trim_start_matches("sha256:"), recipe.fingerprint());
+        self.folder.join(format!("{component}-{engine}-{}.record", recipe.options))
     }
 
     fn code_path(&self, code_sha256: &str) -> PathBuf {
@@ -166,25 +212,32 @@ impl Store {
     }
 
     /// The component's machine code, when it is there and whole. What is not is removed.
-    pub(crate) fn open(&self, component: &str) -> Result<Option<Entry>, StoreError> {
-        let path = self.record_path(component);
-        let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
-            other => other?,
-        };
-        if let Some(record) = self.read(&text, component) {
+    pub(crate) fn open(&self, component: &str, recipe: Recipe) -> Result<Option<Entry>, StoreError> {
+        let path = self.record_path(component, recipe);
+        let Some(text) = record_text(&path)? else { return Ok(None) };
+        if let Some(record) = self.read(&text, component, recipe) {
             let code_path = self.code_path(&record.code_sha256);
             if let Some(code) = whole(&code_path, &record)? {
                 // The time of last use decides what is evicted; when it cannot be set, something else is.
                 let _ = code.set_modified(SystemTime::now());
-                return Ok(Some(Entry { record, code }));
+                let _ = File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+                let held = self.holds.hold([&code_path, &path]);
+                return Ok(Some(Entry { record, code, held }));
             }
-            let _ = fs::remove_file(code_path);
+            let _ = remove(&code_path);
         }
         tracing::warn!(component, "removed an entry of the artifact cache that is not whole");
-        fs::remove_file(path)?;
+        remove(&path)?;
         Ok(None)
+    }
+
+    /// Whether there is a record of the component, and code of its size: [`Self::open`] looks at the bytes.
+    pub(super) fn seems_there(&self, component: &str, recipe: Recipe) -> bool {
+        let record = record_text(&self.record_path(component, recipe)).ok().flatten();
+        record.and_then(|text| self.read(&text, component, recipe)).is_some_and(|record| {
+            let code = fs::symlink_metadata(self.code_path(&record.code_sha256));
+            code.is_ok_and(|code| code.is_file() && code.len() == record.code_size)
+        })
     }
 
     fn verified(&self, text: &str) -> Option<Record> {
@@ -200,33 +253,51 @@ impl Store {
         Ok(format!("{signature}\n{text}"))
     }
 
-    fn read(&self, text: &str, component: &str) -> Option<Record> {
+    fn read(&self, text: &str, component: &str, recipe: Recipe) -> Option<Record> {
         let record = self.verified(text)?;
-        (record.component == component && record.fingerprint == self.fingerprint).then_some(record)
+        record.is(component, recipe).then_some(record)
     }
 
     /// Keeps machine code that was just made.
     pub(crate) fn insert(
         &self,
         compiled: CompiledComponent,
+        recipe: Recipe,
         repository: &str,
+        now: Timestamp,
     ) -> Result<(AuditedComponent, Entry), StoreError> {
         let CompiledComponent { audited, code: MachineCode { file, sha256, size, millis } } = compiled;
         let record = Record {
             component: audited.component().to_owned(),
-            fingerprint: self.fingerprint.clone(),
+            recipe,
+            fingerprint: recipe.fingerprint(),
+            made_at: now.round(Unit::Second).unwrap_or(now).to_string(),
             code_sha256: sha256,
             code_size: size,
             compile_millis: millis,
             facts: audited.facts().clone(),
             repositories: [repository.to_owned()].into(),
         };
+        Ok((audited, self.keep(file, record)?))
+    }
+
+    /// Keeps code with its record, which is written when the code is on the disk: what is named there was whole once.
+    pub(super) fn keep(&self, file: NamedTempFile, record: Record) -> Result<Entry, StoreError> {
         let path = self.code_path(&record.code_sha256);
+        let record_path = self.record_path(&record.component, record.recipe);
+        let files = [path.as_path(), record_path.as_path()];
+        let held = self.holds.hold(files);
+        file.as_file().sync_data()?;
+        // Open before others can evict it.
+        let code = File::open(file.path())?;
+        clear_way(&path)?;
         file.persist(&path).map_err(|error| error.error)?;
-        let code = File::open(path)?;
         self.write(&record)?;
-        self.evict(&record.code_sha256)?;
-        Ok((audited, Entry { record, code }))
+        // What was asked for is there, whatever is with the rest.
+        if let Err(error) = evict(&self.folder, self.most_bytes, files, &self.holds) {
+            tracing::warn!(%error, "the artifact cache has more than it may: some of it cannot be removed");
+        }
+        Ok(Entry { record, code, held })
     }
 
     /// Remembers that the component of this entry was pulled from there too.
@@ -241,42 +312,52 @@ impl Store {
     fn write(&self, record: &Record) -> Result<(), StoreError> {
         let mut file = NamedTempFile::new_in(self.unfinished())?;
         file.write_all(self.signed(record)?.as_bytes())?;
-        file.persist(self.record_path(&record.component)).map_err(|error| error.error)?;
-        Ok(())
-    }
-
-    /// Removes the code that was not used for longest until the rest fits, but never `keep`. Its records go when they
-    /// are next asked for.
-    fn evict(&self, keep: &str) -> Result<(), StoreError> {
-        let mut files = vec![];
-        for entry in fs::read_dir(&self.folder)? {
-            let path = entry?.path();
-            let is_code = path.extension().is_some_and(|e| e == "cwasm");
-            if is_code && let Ok(metadata) = path.metadata() {
-                files.push((metadata.modified()?, metadata.len(), path));
-            }
-        }
-        let mut total: u64 = files.iter().map(|(_, size, _)| size).sum();
-        files.sort();
-        for (_, size, path) in files {
-            if total <= self.most_bytes {
-                break;
-            }
-            if path.file_stem().is_none_or(|stem| stem != keep) {
-                fs::remove_file(path)?;
-                total -= size;
-            }
-        }
+        file.as_file().sync_data()?;
+        let path = self.record_path(&record.component, record.recipe);
+        clear_way(&path)?;
+        file.persist(path).map_err(|error| error.error)?;
         Ok(())
     }
 }
 
+/// The text of a record; nothing of what cannot be one. `None`: there is nothing.
+fn record_text(path: &Path) -> io::Result<Option<String>> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        found => {
+            let found = found?;
+            if !found.is_file() || found.len() > RECORD_BYTES {
+                return Ok(Some(String::new()));
+            }
+        }
+    }
+    match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Some(String::new())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Removes what has an entry's name, whatever it is.
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}
+
+/// No file can take the name of a folder.
+fn clear_way(path: &Path) -> io::Result<()> {
+    if path.is_dir() { remove(path) } else { Ok(()) }
+}
+
 /// The code that the record names, open, when it is what it was.
 fn whole(path: &Path, record: &Record) -> io::Result<Option<File>> {
-    let mut file = match File::open(path) {
+    match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
+        Err(error) => return Err(error),
+        // Before it is opened: who opens a pipe waits for its other end.
+        Ok(found) if !found.is_file() => return Ok(None),
+        Ok(_) => {}
+    }
+    let mut file = File::open(path)?;
     if file.metadata()?.len() != record.code_size {
         return Ok(None);
     }
@@ -291,121 +372,4 @@ fn whole(path: &Path, record: &Record) -> io::Result<Option<File>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pipeline::{
-        audit::{Grants, audit},
-        facts::ImportFact,
-    };
-
-    fn store(folder: &Path, most_bytes: u64) -> Store {
-        Store::new(folder, most_bytes, Arc::new(SealKey::from_random([7; 32]))).expect("a store")
-    }
-
-    fn component(n: u8) -> String {
-        format!("sha256:{}", hex::encode([n; 32]))
-    }
-
-    fn insert(store: &Store, n: u8, code: &[u8]) -> Entry {
-        let facts = Facts {
-            imports: vec![ImportFact { name: "wasi:io/poll@0.2.0".into(), types_only: false }],
-            exports: vec!["wasi:http/incoming-handler@0.2.0".into()],
-        };
-        let audited = audit(&component(n), facts, Grants::default()).expect("audited");
-        let mut file = NamedTempFile::new_in(store.unfinished()).expect("a file");
-        file.write_all(code).expect("written");
-        let sha256 = hex::encode(Sha256::digest(code));
-        let code = MachineCode { file, sha256, size: code.len() as u64, millis: 5 };
-        store.insert(CompiledComponent { audited, code }, "r.local/a").expect("inserted").1
-    }
-
-    #[test]
-    fn what_was_put_in_comes_out() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let made = insert(&store(folder.path(), 1 << 20), 1, b"machine code");
-        // Another process.
-        let store = store(folder.path(), 1 << 20);
-        let found = store.open(&component(1)).expect("no error").expect("an entry");
-        assert_eq!(found.record, made.record);
-        assert!(found.came_from("r.local/a") && !found.came_from("r.local/b"));
-        store.add_repository(found, "r.local/b").expect("added");
-        assert!(store.open(&component(1)).expect("no error").expect("an entry").came_from("r.local/b"));
-        assert!(store.open(&component(2)).expect("no error").is_none());
-    }
-
-    #[test]
-    fn any_damage_is_noticed_and_removed() {
-        let files = ["record", "cwasm"];
-        let damages: [fn(&mut Vec<u8>); 4] = [
-            |bytes| bytes.truncate(bytes.len() / 2),
-            |bytes| bytes.clear(),
-            |bytes| *bytes.last_mut().expect("a byte") ^= 1,
-            |bytes| bytes[0] ^= 0x80,
-        ];
-        for (extension, damage) in files.into_iter().flat_map(|f| damages.map(|d| (f, d))) {
-            let folder = tempfile::tempdir().expect("a folder");
-            let store = store(folder.path(), 1 << 20);
-            insert(&store, 1, b"machine code");
-            let path = fs::read_dir(folder.path())
-                .expect("a folder")
-                .map(|entry| entry.expect("an entry").path())
-                .find(|path| path.extension().is_some_and(|e| e == extension))
-                .expect("the file");
-            let mut bytes = fs::read(&path).expect("read");
-            damage(&mut bytes);
-            fs::write(&path, bytes).expect("written");
-            assert!(store.open(&component(1)).expect("no error").is_none(), "{extension}");
-            assert!(!path.exists(), "{extension}");
-        }
-    }
-
-    #[test]
-    fn a_record_of_another_key_or_component_is_not_taken() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let ours = store(folder.path(), 1 << 20);
-        insert(&ours, 1, b"machine code");
-        fs::copy(ours.record_path(&component(1)), ours.record_path(&component(2))).expect("copied");
-        assert!(ours.open(&component(2)).expect("no error").is_none());
-        let stranger = Store::new(folder.path(), 1 << 20, Arc::new(SealKey::from_random([8; 32]))).expect("a store");
-        assert!(stranger.open(&component(1)).expect("no error").is_none());
-    }
-
-    #[test]
-    fn what_the_key_before_has_signed_is_signed_anew() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let key = |n: u8| Arc::new(SealKey::from_random([n; 32]));
-        let trust = |n: u8| TrustedKeys::from_pem(&key(n).public_pem().expect("PEM")).expect("a key");
-        let old = store(folder.path(), 1 << 20);
-        let made = insert(&old, 1, b"machine code");
-        // The new key comes while the process runs, or it was there when another one began.
-        for (number, store) in [(8, old), (9, Store::new(folder.path(), 1 << 20, key(9)).expect("a store"))] {
-            store.use_key(key(number), trust(number - 1)).expect("used");
-            let path = store.record_path(&component(1));
-            assert!(fs::read_to_string(path).expect("a record") == store.signed(&made.record).expect("signed"));
-            let later = Store::new(folder.path(), 1 << 20, key(number)).expect("a store");
-            assert_eq!(later.open(&component(1)).expect("no error").expect("an entry").record, made.record);
-        }
-    }
-
-    #[test]
-    fn what_was_used_last_stays_and_open_files_stay_readable() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = store(folder.path(), 25);
-        let first = insert(&store, 1, b"0123456789");
-        insert(&store, 2, b"abcdefghij");
-        for (n, age) in [(2u8, 20), (1, 10)] {
-            let sha256 = store.open(&component(n)).expect("no error").expect("an entry").record.code_sha256;
-            let file = File::options().append(true).open(store.code_path(&sha256)).expect("the code");
-            file.set_modified(SystemTime::now() - std::time::Duration::from_secs(age)).expect("a time");
-        }
-        insert(&store, 3, b"ABCDEFGHIJ");
-        assert!(store.open(&component(2)).expect("no error").is_none(), "used least recently");
-        for n in [1, 3] {
-            assert!(store.open(&component(n)).expect("no error").is_some(), "{n}");
-        }
-        fs::remove_file(store.code_path(first.code_sha256())).expect("removed");
-        let mut code = String::new();
-        first.into_code().read_to_string(&mut code).expect("read");
-        assert_eq!(code, "0123456789");
-    }
-}
+mod tests;

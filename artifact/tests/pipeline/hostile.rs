@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::support::{Fixture, Registry, guest, wanted};
 
 /// Serves this handler on a port of its own until the test ends.
-async fn serve(answer: impl Fn(&str, &HeaderMap, SocketAddr) -> Response + Send + Sync + 'static) -> String {
+pub(crate) async fn serve(answer: impl Fn(&str, &HeaderMap, SocketAddr) -> Response + Send + Sync + 'static) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let answer = Arc::new(answer);
@@ -28,15 +28,15 @@ async fn serve(answer: impl Fn(&str, &HeaderMap, SocketAddr) -> Response + Send 
     address.to_string()
 }
 
-fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
-fn manifest(layer: &[u8]) -> Vec<u8> {
+pub(crate) fn manifest(layer: &[u8]) -> Vec<u8> {
     manifest_of(&digest(layer), layer.len() as u64)
 }
 
-fn manifest_of(digest: &str, size: u64) -> Vec<u8> {
+pub(crate) fn manifest_of(digest: &str, size: u64) -> Vec<u8> {
     let layer = json!({"mediaType": "application/wasm", "digest": digest, "size": size,
         "urls": ["http://127.0.0.1:1/elsewhere"]});
     json!({"schemaVersion": 2, "layers": [layer]}).to_string().into_bytes()
@@ -196,13 +196,14 @@ async fn a_login_is_not_carried_elsewhere() {
             .into_response()
     })
     .await;
-    let target = format!("http://localhost:{}/stolen", elsewhere.rsplit_once(':').expect("a port").1);
+    let there = format!("localhost:{}", elsewhere.rsplit_once(':').expect("a port").1);
+    let target = format!("http://{there}/stolen");
     let host = serve(move |_, headers, _| match headers.get(header::AUTHORIZATION) {
         None => (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Basic realm=\"r\"")]).into_response(),
         Some(_) => (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, target.clone())]).into_response(),
     })
     .await;
-    let fixture = Fixture::new(&host);
+    let fixture = Fixture::with(&host, |options| options.registry.plain_http.push(there));
     let image = format!("{host}/a:1");
     let rejection = build_as(&fixture, &image, &login(&host, "right")).await.expect_err("refused");
     assert!(rejection.to_string().contains("502"), "{rejection}");

@@ -5,9 +5,18 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod bombs;
 mod child;
 mod file;
+mod flips;
+mod formats;
 mod hostile;
+mod hostile_layers;
+mod kept;
+mod mirrors;
 mod refusals;
+mod registries;
+mod signatures;
 mod support;
+mod targets;
 mod way;

@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use podless_artifact::{Limits, push};
+use podless_engine::Recipe;
 
-use crate::support::{Fixture, Registry, guest};
+use crate::support::{Fixture, Registry, guest, machine_code};
 
 const WASM: &str = "application/wasm";
 
@@ -13,7 +14,7 @@ async fn each_mistake_has_its_reason_and_a_sentence() {
     let registry = Registry::start();
     let fixture = Fixture::new(&registry.host);
     let hello = guest("hello");
-    let native = podless_engine::Compiler::new().expect("a compiler").precompile(&hello).expect("machine code");
+    let native = machine_code(&hello, Recipe::default());
     let torn = &hello[..hello.len() - 100];
     let precompiled_type = "application/vnd.example.cwasm";
 
@@ -23,7 +24,7 @@ async fn each_mistake_has_its_reason_and_a_sentence() {
         (registry.image("nothing:1"), "ImageNotFound", "nothing:1"),
         ("127.0.0.1:9/a:1".to_owned(), "RegistryUnreachable", "127.0.0.1:9/a:1"),
         (layer("text", &[(b"good evening", "text/plain")]).await, "UnsupportedLayer", "text/plain"),
-        (layer("two", &[(&hello, WASM), (b"x", "text/plain")]).await, "UnsupportedLayer", "2 layers"),
+        (layer("two", &[(&hello, WASM), (&hello, WASM)]).await, "UnsupportedLayer", "2 layers"),
         (layer("typed", &[(&native, precompiled_type)]).await, "PrecompiledLayer", precompiled_type),
         (layer("native", &[(&native, WASM)]).await, "PrecompiledLayer", "precompiled"),
         (layer("garbage", &[(b"good evening", WASM)]).await, "NotWebAssembly", "not a valid WebAssembly component"),
@@ -77,7 +78,7 @@ fn long_to_compile() -> Vec<u8> {
 }
 
 /// A component with this core module in it, and a handler, which is an empty one.
-fn around(module: &str) -> Vec<u8> {
+pub(crate) fn around(module: &str) -> Vec<u8> {
     let text = format!(
         r#"(component {module} (component $empty) (instance $handler (instantiate $empty))
             (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#

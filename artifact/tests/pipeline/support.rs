@@ -17,6 +17,7 @@ use podless_artifact::{
     ChildProgram, Grants, Options, Pipeline, Rejection, SealedArtifact, Wanted,
     seal::{SealKey, TrustedKeys},
 };
+use podless_engine::{Compiler, Recipe};
 
 fn variable(name: &str) -> PathBuf {
     std::env::var_os(name).unwrap_or_else(|| panic!("{name} is not set: run this test by `make test-unit`")).into()
@@ -90,12 +91,17 @@ pub(crate) struct Fixture {
 }
 
 pub(crate) fn child() -> ChildProgram {
-    ChildProgram { path: env!("CARGO_BIN_EXE_compile-child").into(), arguments: vec![] }
+    ChildProgram { path: env!("CARGO_BIN_EXE_podless-compile").into(), arguments: vec![] }
+}
+
+/// What the child makes of a component.
+pub(crate) fn machine_code(component: &[u8], recipe: Recipe) -> Vec<u8> {
+    let compiler = Compiler::new(recipe.target, recipe.options).expect("a compiler");
+    compiler.precompile(component).expect("machine code")
 }
 
 pub(crate) fn options(cache: &Path, host: &str) -> Options {
-    let mut options = Options::new(cache);
-    options.child = child();
+    let mut options = Options::new(cache, child());
     options.registry.plain_http = vec![host.to_owned()];
     options
 }
@@ -132,5 +138,27 @@ impl Fixture {
 }
 
 pub(crate) fn wanted(image: &str, grants: Grants) -> Wanted<'_> {
-    Wanted { image, pinned: None, grants, logins: &[] }
+    Wanted {
+        tenant: "",
+        image,
+        pinned: None,
+        grants,
+        recipe: Recipe::default(),
+        logins: &[],
+        default_logins: &[],
+        signatures: &[],
+        revoked: &[],
+    }
+}
+
+/// Numbers that are the same in each run.
+pub(crate) fn random(seed: u64) -> impl FnMut() -> u64 {
+    let mut state = seed;
+    // SplitMix64.
+    move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
 }

@@ -20,6 +20,10 @@ use rustix::{
 fn main() {
     let attempt = std::env::args().nth(1).unwrap_or_default();
     let parent = getppid();
+    if attempt == "landlock" {
+        say(&behind_landlock());
+        return;
+    }
     let mut own_file = tempfile::tempfile().expect("a file, before");
     if sandbox::enter(Limits { memory_bytes: 256 << 20, cpu_seconds: 1 }).is_err() {
         say("no walls");
@@ -56,6 +60,24 @@ fn main() {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => "refused".to_owned(),
         Err(error) => format!("failed: {error}"),
     });
+}
+
+/// What the second wall refuses without the first.
+fn behind_landlock() -> String {
+    if !sandbox::landlock() {
+        return "no landlock".to_owned();
+    }
+    let attempts = [
+        ("read-file", File::open("/etc/passwd").map(drop)),
+        ("write-file", fs::write("/tmp/podless-sandbox-probe", "x")),
+        ("list", fs::read_dir("/").map(drop)),
+        ("connect", TcpStream::connect("127.0.0.1:9").map(drop)),
+    ];
+    let each = attempts.map(|(attempt, outcome)| match outcome {
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => format!("{attempt} denied"),
+        other => format!("{attempt} {other:?}"),
+    });
+    each.join(", ")
 }
 
 fn kill(parent: Option<Pid>) -> io::Result<()> {

@@ -39,3 +39,11 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
+
+{{/* Bytes of a quantity. In: a quantity, as in 2Gi. */}}
+{{- define "podless.bytes" -}}
+{{- $units := dict "" 1 "m" 0.001 "k" 1000 "Ki" 1024 "M" 1000000 "Mi" 1048576 "G" 1000000000 "Gi" 1073741824 "T" 1000000000000 "Ti" 1099511627776 -}}
+{{- $text := toString . -}}
+{{- $unit := regexFind "[a-zA-Z]*$" $text -}}
+{{- mulf (float64 (trimSuffix $unit $text)) (get $units $unit) | int64 -}}
+{{- end }}

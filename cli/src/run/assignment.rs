@@ -46,6 +46,8 @@ pub(super) fn signed(serving: &Serving, index: usize, key: &SealKey) -> Result<A
         timeout_millis: u64::from(positive(revision.timeout_seconds)) * 1000,
         parked: false,
         count_cpu: false,
+        // Nobody has it back from here.
+        note_sha256: String::new(),
     };
     let bytes = assignment.encode_to_vec();
     Ok(Assign { signature: key.sign(ASSIGNMENT_CONTEXT, &bytes).to_vec(), assignment: bytes })

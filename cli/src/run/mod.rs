@@ -13,6 +13,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use podless_artifact::SealedArtifact;
 use podless_crds::WasmService;
 use podless_link::v1::{Report, ack::Outcome, from_shim::Body};
+use podless_operator::build::compiler_options;
 use podless_shim::local::{Local, Options};
 use tokio::{task::spawn_blocking, time::timeout};
 
@@ -102,7 +103,9 @@ async fn start(args: &RunArgs, wishes: Vec<Wish>, sockets: Vec<TcpListener>) -> 
     for (index, (Wish { service, source }, socket)) in wishes.into_iter().zip(&sockets).enumerate() {
         let name = service.metadata.name.clone().unwrap_or_default();
         let url = sockets::url(socket).map_err(Failure::environment)?;
-        let artifact = workshop.build(&source, service::grants(&service)).await.map_err(|failure| failure.of(&name))?;
+        let options = compiler_options(service.spec.revision.compiler);
+        let artifact = workshop.build(&source, service::grants(&service), options).await;
+        let artifact = artifact.map_err(|failure| failure.of(&name))?;
         serving.push(Serving { uid: format!("local-{index}"), service, artifact, url });
     }
     let folder = folder_of_its_own(workshop.folder()).map_err(Failure::environment)?;

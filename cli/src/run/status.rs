@@ -39,8 +39,12 @@ pub(super) fn status(serving: &Serving, report: Option<&ServiceReport>, since: &
             reference: service.spec.revision.image.clone(),
             digest: artifact.image_digest().to_owned(),
             size: signed(artifact.component_size()),
+            component: Some(seal.component.clone()),
+            ..Image::default()
         }),
         imports: artifact.imports().iter().map(import).collect(),
+        imports_diff: None,
+        permitted_revision: None,
         artifacts: vec![Artifact {
             target: seal.target.clone(),
             fingerprint: seal.fingerprint.clone(),

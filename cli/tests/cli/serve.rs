@@ -211,3 +211,23 @@ fn other_servers_are_asked_only_when_granted() {
         assert!(code == answer.0 && body.contains(answer.1), "{grants:?}: {code} {body}");
     }
 }
+
+#[test]
+fn code_of_each_option_of_the_compiler_is_served() {
+    let home = Home::new();
+    let mut services = String::new();
+    for (n, compiler) in ["{}", "{optimize: SpeedAndSize}", "{optimize: Fast}", "{inlining: true}"].iter().enumerate() {
+        services.push_str(&format!(
+            "apiVersion: podless.dev/v1alpha1\nkind: WasmService\nmetadata: {{name: hello-{n}}}\n\
+             spec:\n  image: {}\n  compiler: {compiler}\n---\n",
+            guest("hello").display(),
+        ));
+    }
+    let file = home.path().join("services.yaml");
+    fs::write(&file, services).expect("written");
+    let served = home.serve(4, &["run", &file.display().to_string(), "--listen", "127.0.0.1:0"]);
+    for n in 0..4 {
+        assert_eq!(served.get(n, "/").0, 200, "service {n}");
+    }
+    assert_eq!(compiled(&home).len(), 4, "each has code of its own");
+}

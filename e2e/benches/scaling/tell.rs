@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     cold::Cold,
+    command,
     fit::Fit,
     machine::Machine,
     memory, plot,
@@ -27,9 +28,11 @@ pub(crate) struct Figures {
     pub(crate) writes: Writes,
 }
 
-impl Figures {
-    /// The page, in Markdown.
-    pub(crate) fn page(&self) -> String {
+impl command::Figures for Figures {
+    const FILE: &'static str = "figures/scaling.json";
+    const PAGE: &'static str = "scaling-figures.md";
+
+    fn page(&self) -> String {
         let Self { machine, memory, fit, start, cold, steps, traces, writes } = self;
         let Machine { date, processor, cores, memory_bytes, kernel, kubernetes, nodes, profile, quick } = machine;
         let gigabytes = memory_bytes >> 30;
@@ -61,8 +64,7 @@ impl Figures {
             + "\n"
     }
 
-    /// The pictures, by name.
-    pub(crate) fn pictures(&self) -> Vec<(String, String)> {
+    fn pictures(&self) -> Vec<(String, String)> {
         let mut charts = vec![
             ("start".to_owned(), self.start.chart()),
             ("memory".to_owned(), self.memory.chart()),
@@ -78,7 +80,7 @@ mod tests {
     use anyhow::Result;
     use serde_json::json;
 
-    use super::*;
+    use super::{command::Figures as _, *};
 
     fn figures() -> Result<Figures> {
         let spread = json!({"count": 3, "min": 1.0, "median": 2.0, "p99": 3.0, "max": 3.0});

@@ -1,8 +1,9 @@
 //! Components that a compiler does not like: bytes, each with one thing wrong. Pure.
 
 use wasm_encoder::{
-    BlockType, CodeSection, Component, ComponentExportKind, ComponentExportSection, ComponentInstanceSection, Function,
-    FunctionSection, MemorySection, MemoryType, Module, ModuleSection, NestedComponentSection, TypeSection, ValType,
+    BlockType, CodeSection, Component, ComponentExportKind, ComponentExportSection, ComponentImportSection,
+    ComponentInstanceSection, ComponentTypeRef, ComponentTypeSection, ComponentValType, Function, FunctionSection,
+    MemorySection, MemoryType, Module, ModuleSection, NestedComponentSection, PrimitiveValType, TypeSection, ValType,
 };
 
 /// Most parameters that a block may have.
@@ -49,6 +50,30 @@ pub(crate) fn needs_time() -> Vec<u8> {
     }
     code.end();
     functions(&function, FUNCTIONS)
+}
+
+/// So many functions to import, which nobody has.
+pub(crate) fn imports(count: usize) -> Vec<u8> {
+    let (mut types, mut imports) = (ComponentTypeSection::new(), ComponentImportSection::new());
+    types.function().async_(false).params([] as [(&str, ComponentValType); 0]).result(None);
+    for number in 0..count {
+        imports.import(format!("f{number}"), ComponentTypeRef::Func(0));
+    }
+    let mut component = Component::new();
+    component.section(&types).section(&imports);
+    component.finish()
+}
+
+/// A type that is twice the one before it, and so on: some bytes that stand for very many.
+pub(crate) fn doubling(times: u32) -> Vec<u8> {
+    let mut types = ComponentTypeSection::new();
+    types.defined_type().primitive(PrimitiveValType::U8);
+    for number in 0..times {
+        types.defined_type().tuple([ComponentValType::Type(number); 2]);
+    }
+    let mut component = Component::new();
+    component.section(&types);
+    component.finish()
 }
 
 /// So many times the same function, which takes and gives nothing. The second type is that of the largest block.

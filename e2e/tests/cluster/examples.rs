@@ -1,11 +1,13 @@
 //! The examples, as their READMEs have it: built, pushed, applied with their own service.yaml, asked.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use podless_crds::Grant;
-use podless_e2e::{Cluster, Namespace, get};
+use podless_e2e::{Cluster, Namespace, eventually, get};
 use serde_json::{Value, json};
+
+use crate::compile::{Told, seconds};
 
 /// Serves a built example as its own service.yaml has it, from this cluster's registry.
 async fn serve(cluster: &Cluster, namespace: &Namespace, example: &str, guest: &str) -> Result<()> {
@@ -78,8 +80,25 @@ async fn crud_checks_what_it_is_sent_by_either_way_in() -> Result<()> {
 async fn javascript_and_python_greet() -> Result<()> {
     let cluster = Cluster::connect().await?;
     let namespace = cluster.namespace("e2e-toolchains").await?;
-    greets(&cluster, &namespace, "hello-js", "Hello from JavaScript").await?;
-    greets(&cluster, &namespace, "hello-python", "Hello from Python").await?;
+    for (example, greeting) in [("hello-js", "Hello from JavaScript"), ("hello-python", "Hello from Python")] {
+        let told = Told::of(&namespace, example);
+        greets(&cluster, &namespace, example, greeting).await?;
+        let told = told.all().await?;
+        eprintln!("{example}: {told:#?}");
+        let first = |what: &str| told.iter().position(|said| said.starts_with(what)).context(what.to_owned());
+        let (pulling, compiling, done) = (first("pulling ")?, first("compiling")?, first("sha256:")?);
+        ensure!(pulling < compiling && compiling < done, "{told:?}");
+        let lasted: Vec<_> = told.iter().filter_map(|said| seconds(said)).collect();
+        ensure!(lasted.len() > 1 && lasted.windows(2).all(|pair| pair[1] >= pair[0] + 5), "{told:?}");
+        eventually("Events tell when it takes long, and when it is done", Duration::from_secs(60), async || {
+            let events = cluster.events(&namespace.name, example).await?;
+            for reason in ["Compiling", "Compiled"] {
+                ensure!(events.iter().any(|(r, _)| r == reason), "no {reason}: {events:?}");
+            }
+            Ok(())
+        })
+        .await?;
+    }
     namespace.delete().await
 }
 

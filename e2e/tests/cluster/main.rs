@@ -3,6 +3,8 @@
 
 mod adapter;
 mod admin;
+mod audit;
+mod compile;
 mod components;
 mod connections;
 mod crashes;
@@ -13,10 +15,14 @@ mod hpa;
 mod limits;
 mod maintenance;
 mod mistakes;
+mod policy;
+mod registries;
 mod scaling;
 mod scaling_cpu;
+mod signatures;
 mod slow;
 mod spec;
 mod tokens;
+mod trust;
 mod update;
 mod way;

@@ -21,6 +21,11 @@ const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
 /// What precompiled code looks like from outside: an ELF file.
 const PRECOMPILED: &[u8] = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x01\0\x3e\0";
 
+/// What WAMR keeps its machine code in.
+const FOREIGN: &[u8] = b"\0aot\x04\0\0\0";
+/// What a packed file looks like from outside.
+const PACKED: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\0\x03";
+
 /// More than the largest component that is taken.
 const LARGE: usize = (64 << 20) + 1;
 
@@ -72,6 +77,10 @@ async fn each_mistake_is_answered_and_mended() -> Result<()> {
         ("garbage", image("garbage", b"good evening", COMPONENT).await?, Audited, "NotWebAssembly"),
         ("module", image("module", CORE_MODULE, COMPONENT).await?, Audited, "CoreModule"),
         ("native", image("native", PRECOMPILED, COMPONENT).await?, Audited, "PrecompiledLayer"),
+        ("foreign", image("foreign", FOREIGN, COMPONENT).await?, Audited, "PrecompiledLayer"),
+        ("packed", image("packed", PACKED, COMPONENT).await?, Audited, "NotWebAssembly"),
+        ("imports", image("imports", &components::imports(10_000), COMPONENT).await?, Audited, "ImportDenied"),
+        ("doubling", image("doubling", &components::doubling(40), COMPONENT).await?, Audited, "NotWebAssembly"),
         ("no-http", image("no-http", &registry.guest("no-http")?, COMPONENT).await?, Audited, "NoHttpExport"),
         ("small", json!({"image": good, "instance": {"memory": "1Mi"}}), Ready, "LoadFailed"),
         ("other-bytes", json!({"image": format!("{corrupt}/e2e/mistakes:good")}), Resolved, "DigestMismatch"),

@@ -3,34 +3,46 @@
 //!
 //! One build per service: a newer wish ends the older one, and services that want the same while they wait get it
 //! together (see `turns`). What may pass by itself is tried again with exponential backoff and jitter; a user's mistake
-//! waits for the user.
+//! waits for the user. What is pinned and kept, here or on a node (see `recall`), needs no registry; a tag may be looked up
+//! again from time to time, and signatures that were not found are (see `looks`).
 
+mod compiler;
+mod looks;
+mod phase;
 mod pipeline;
 mod pull_secret;
+mod recall;
+pub(crate) mod registries;
+mod room;
 mod turns;
+mod wanted;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs::File,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures::future::BoxFuture;
-use podless_artifact::seal::{Seal, Sealed};
+use futures::{FutureExt, future::BoxFuture};
+use podless_artifact::{
+    Held,
+    seal::{Seal, Sealed},
+};
 use podless_crds::{Import, Reason};
-use tokio::task::AbortHandle;
+use podless_engine::Target;
+use tokio::{task::AbortHandle, time::Instant};
 
+pub use compiler::compiler_options;
+pub use phase::Phase;
 pub use pipeline::Registry;
+pub use wanted::{Pin, Wanted};
 
+use phase::Step;
 use turns::Turns;
 
-use crate::{
-    metrics::Metrics,
-    schedule::stable_hash,
-    trust::Signing,
-    wake::{ServiceRef, Wake},
-};
+use crate::{metrics::Metrics, schedule::stable_hash, trust::Signing, wake::Wake};
 
 /// Wait before the first retry; it doubles from one to the next.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -46,13 +58,19 @@ pub struct Code {
     pub size: u64,
     /// The file: it can be read even after the cache has evicted it.
     pub file: File,
+    /// What the cache knows of it: shims keep it beside the code, and give both back when they are lost here.
+    pub note: String,
+    /// The cache evicts other code before this.
+    pub held: Held,
 }
 
 /// A sealed artifact and what was found on the way to it.
 #[derive(Clone, Debug)]
 pub struct Built {
-    /// Digest of the image's manifest.
+    /// Digest of the image's manifest, or of its index.
     pub digest: String,
+    /// Digest of the manifest that the index leads to, if it is one.
+    pub manifest: Option<String>,
     /// Size of the component in bytes.
     pub component_size: u64,
     /// The component's imports, with what was granted.
@@ -65,6 +83,42 @@ pub struct Built {
     pub compile_millis: u64,
     /// The machine code.
     pub code: Arc<Code>,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Why it is not known to have the signatures that policies have come to ask for: it is taken all the same, see
+    /// `Wanted::permitted`.
+    pub unverified: Option<Rejection>,
+    /// The tag could not be looked up again, and why: it may mean something else by now.
+    pub unsure: Option<String>,
+}
+
+impl Built {
+    /// All digests by which it may be revoked.
+    pub fn digests(&self) -> impl Iterator<Item = &str> {
+        [self.digest.as_str(), self.seal.component.as_str()].into_iter().chain(self.manifest.as_deref())
+    }
+}
+
+/// Where machine code came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It was compiled.
+    Compiled,
+    /// It was in the operator's cache.
+    Cached,
+    /// A shim has given it back.
+    Recalled,
+}
+
+impl Origin {
+    /// Its stable name, for metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Compiled => "compiled",
+            Self::Cached => "cached",
+            Self::Recalled => "recalled",
+        }
+    }
 }
 
 /// Why there is no artifact.
@@ -76,17 +130,22 @@ pub struct Rejection {
     pub message: String,
     /// Whether it may pass by itself, without a change of the object.
     pub transient: bool,
+    /// What the audit says of the component's imports; nothing when it did not come to an audit.
+    pub imports: Vec<Import>,
+    /// How long the registry asks to be left alone.
+    pub retry_after: Option<Duration>,
 }
 
-/// How far a build has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// It waits for its turn, or the registry is being asked.
-    Resolving,
-    /// The component comes in: percent.
-    Pulling(u8),
-    /// It is being audited and compiled.
-    Compiling,
+impl Rejection {
+    /// A mistake: it waits for a change of the object.
+    pub fn mistake(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), transient: false, imports: vec![], retry_after: None }
+    }
+
+    /// What may pass by itself.
+    pub fn passing(reason: Reason, message: impl Into<String>) -> Self {
+        Self { transient: true, ..Self::mistake(reason, message) }
+    }
 }
 
 /// What has become of a wish.
@@ -100,37 +159,6 @@ pub enum BuildState {
     Rejected(Rejection),
 }
 
-/// What a service wants built.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// For whom.
-    pub service: ServiceRef,
-    /// The reference as it is in the spec.
-    pub image: String,
-    /// `metadata.generation`: a tag is resolved once for each.
-    pub generation: i64,
-    /// The digest that an earlier leader resolved this generation's reference to.
-    pub pinned: Option<String>,
-    /// Names of secrets with credentials.
-    pub pull_secrets: Vec<String>,
-    /// Whether wasi:logging is granted.
-    pub logging: bool,
-    /// Whether requests to other servers are granted.
-    pub outbound_http: bool,
-}
-
-impl Wanted {
-    /// Whether the same artifact answers both. A pin is where this very wish has led to, so it makes no other.
-    fn same(&self, other: &Self) -> bool {
-        // A digest means the same in every generation.
-        let generation = self.generation == other.generation || self.image.contains('@');
-        let Self { service, image, generation: _, pinned: _, pull_secrets, logging, outbound_http } = other;
-        generation
-            && (service, image, pull_secrets) == (&self.service, &self.image, &self.pull_secrets)
-            && (logging, outbound_http) == (&self.logging, &self.outbound_http)
-    }
-}
-
 /// Called while a build goes on.
 pub type Progress = Arc<dyn Fn(Phase) + Send + Sync>;
 
@@ -138,18 +166,32 @@ pub type Progress = Arc<dyn Fn(Phase) + Send + Sync>;
 pub trait Artifacts: Send + Sync + 'static {
     /// From a reference to a sealed artifact. Dropping the future ends the work.
     fn build(&self, wanted: Wanted, progress: Progress) -> BoxFuture<'static, Result<Built, Rejection>>;
+
+    /// The same of what is pinned and kept, here or on a node, without asking a registry; `None` when it is not.
+    fn kept(&self, _wanted: Wanted) -> BoxFuture<'static, Option<Result<Built, Rejection>>> {
+        async { None }.boxed()
+    }
 }
 
 struct Entry {
     wanted: Wanted,
     state: BuildState,
+    step: Step,
     task: AbortHandle,
 }
 
-/// All builds, by the uid of the service.
+/// Uid of the service, and the target.
+type Key = (String, Target);
+
+/// What builds of a service may be called.
+fn keys(uid: &str) -> [Key; Target::ALL.len()] {
+    Target::ALL.map(|target| (uid.to_owned(), target))
+}
+
+/// All builds: of each service, one for each target.
 pub struct Builds {
     turns: Arc<Turns>,
-    entries: Mutex<HashMap<String, Entry>>,
+    entries: Mutex<HashMap<Key, Entry>>,
     wake: Wake,
     metrics: Metrics,
 }
@@ -157,25 +199,44 @@ pub struct Builds {
 impl Builds {
     /// An empty queue.
     pub fn new(artifacts: Arc<dyn Artifacts>, wake: Wake, metrics: Metrics) -> Arc<Self> {
-        Arc::new(Self { turns: Turns::new(artifacts), entries: Mutex::default(), wake, metrics })
+        Arc::new(Self { turns: Turns::new(artifacts, metrics.clone()), entries: Mutex::default(), wake, metrics })
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+    fn entries(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Of several targets the one whose build says what the image means; the others are built beside it.
+    pub fn first(&self, uid: &str, image: &str, targets: &BTreeSet<Target>) -> Target {
+        let entries = self.entries();
+        let is_first = |target: &&Target| {
+            entries.get(&(uid.to_owned(), **target)).is_some_and(|entry| entry.wanted.image == image)
+        };
+        targets.iter().find(is_first).or(targets.first()).copied().unwrap_or_default()
     }
 
     /// What has become of this wish; begins when it is new.
     pub fn ask(self: &Arc<Self>, wanted: Wanted) -> BuildState {
         let mut entries = self.entries();
-        if let Some(entry) = entries.get(&wanted.service.uid) {
-            if entry.wanted.same(&wanted) {
+        if let Some(entry) = entries.get_mut(&wanted.key()) {
+            // What was refused may be allowed by now, and what is tried again must not be any more; what there is is looked
+            // at by who asks.
+            let concerned = matches!(&entry.state, BuildState::Rejected(rejection)
+                if rejection.reason == Reason::Revoked || rejection.transient);
+            if entry.wanted.same(&wanted) && !(concerned && entry.wanted.revoked != wanted.revoked) {
+                if entry.wanted.resolve_every != wanted.resolve_every {
+                    entry.task.abort();
+                    entry.task = tokio::spawn(self.clone().run(wanted.clone(), is_ready(&entry.state))).abort_handle();
+                    entry.wanted = wanted;
+                }
                 return entry.state.clone();
             }
             entry.task.abort();
         }
-        let task = tokio::spawn(self.clone().run(wanted.clone())).abort_handle();
+        let task = tokio::spawn(self.clone().run(wanted.clone(), false)).abort_handle();
         let state = BuildState::Pending(Phase::Resolving);
-        entries.insert(wanted.service.uid.clone(), Entry { wanted, state: state.clone(), task });
+        let entry = Entry { wanted, state: state.clone(), step: Step::first(Instant::now()), task };
+        entries.insert(entry.wanted.key(), entry);
         state
     }
 
@@ -196,34 +257,68 @@ impl Builds {
 
     /// Something that a service names has changed: what was refused and may pass is tried at once.
     pub fn again(self: &Arc<Self>, uid: &str) {
-        if let Some(entry) = self.entries().get_mut(uid)
-            && matches!(&entry.state, BuildState::Rejected(rejection) if rejection.transient)
-        {
-            entry.task.abort();
-            entry.task = tokio::spawn(self.clone().run(entry.wanted.clone())).abort_handle();
+        let mut entries = self.entries();
+        for key in keys(uid) {
+            if let Some(entry) = entries.get_mut(&key)
+                && let Some(Rejection { transient: true, .. }) = in_the_way(&entry.state)
+            {
+                entry.task.abort();
+                let run = self.clone().run(entry.wanted.clone(), is_ready(&entry.state));
+                entry.task = tokio::spawn(run).abort_handle();
+            }
         }
     }
 
     /// Whether there is an artifact for what this service wants.
     pub fn has_artifact(&self, uid: &str) -> bool {
-        self.entries().get(uid).is_some_and(|entry| matches!(entry.state, BuildState::Ready(_)))
+        let entries = self.entries();
+        keys(uid).iter().any(|key| entries.get(key).is_some_and(|entry| is_ready(&entry.state)))
+    }
+
+    /// What has become of what this service wants: for all of its targets, or the first one that is not done.
+    pub(crate) fn state(&self, uid: &str) -> Option<BuildState> {
+        let entries = self.entries();
+        let all = || keys(uid).into_iter().filter_map(|key| Some(&entries.get(&key)?.state));
+        all().find(|state| !is_ready(state)).or_else(|| all().next()).cloned()
+    }
+
+    fn state_of(&self, wanted: &Wanted) -> Option<BuildState> {
+        self.entries().get(&wanted.key()).map(|entry| entry.state.clone())
     }
 
     /// The service is gone.
     pub fn forget(&self, uid: &str) {
-        if let Some(entry) = self.entries().remove(uid) {
+        let mut entries = self.entries();
+        for entry in keys(uid).iter().filter_map(|key| entries.remove(key)) {
             entry.task.abort();
         }
     }
 
-    async fn run(self: Arc<Self>, wanted: Wanted) {
+    /// No node has other targets any more.
+    pub fn keep_only(&self, uid: &str, is_wanted: impl Fn(Target) -> bool) {
+        let mut entries = self.entries();
+        let unwanted = keys(uid).into_iter().filter(|(_, target)| !is_wanted(*target));
+        for entry in unwanted.filter_map(|key| entries.remove(&key)) {
+            entry.task.abort();
+        }
+    }
+
+    async fn run(self: Arc<Self>, wanted: Wanted, is_there: bool) {
+        if is_there || self.make(&wanted).await {
+            tokio::join!(self.verify_again(&wanted), self.look_again(&wanted));
+        }
+    }
+
+    /// Tries until there is an artifact, or a mistake. Answers whether there is one.
+    async fn make(&self, wanted: &Wanted) -> bool {
         for attempt in 0.. {
-            let result = self.turns.build(&wanted, |phase| self.progress(&wanted, phase)).await;
+            let result =
+                self.watched(wanted, self.turns.build(wanted, |phase| self.progress(wanted, Some(phase)))).await;
             let retry = match result {
                 Ok(built) => {
                     self.metrics.build_ended("ready");
-                    self.set(&wanted, BuildState::Ready(built));
-                    None
+                    self.set(wanted, BuildState::Ready(built));
+                    return true;
                 }
                 Err(rejection) => {
                     self.metrics.build_ended(rejection.reason.as_str());
@@ -235,20 +330,23 @@ impl Builds {
                         "no artifact: {}",
                         rejection.message
                     );
-                    let retry = rejection.transient.then(|| backoff(&wanted.service.uid, attempt));
-                    self.set(&wanted, BuildState::Rejected(rejection));
+                    let retry = rejection
+                        .transient
+                        .then(|| backoff(&wanted.service.uid, attempt).max(rejection.retry_after.unwrap_or_default()));
+                    self.set(wanted, BuildState::Rejected(rejection));
                     retry
                 }
             };
             match retry {
                 Some(wait) => tokio::time::sleep(wait).await,
-                None => return,
+                None => return false,
             }
         }
+        false
     }
 
     fn set(&self, wanted: &Wanted, state: BuildState) {
-        if let Some(entry) = self.entries().get_mut(&wanted.service.uid).filter(|e| e.wanted.same(wanted)) {
+        if let Some(entry) = self.entries().get_mut(&wanted.key()).filter(|e| e.wanted.same(wanted)) {
             let again =
                 matches!((&entry.state, &state), (BuildState::Rejected(old), BuildState::Rejected(new)) if old == new);
             entry.state = state;
@@ -259,21 +357,46 @@ impl Builds {
         self.wake.one(&wanted.service);
     }
 
-    /// Keeps the phase, and wakes the service when it is worth a line in its status. A retry is silent until it ends.
-    fn progress(&self, wanted: &Wanted, phase: Phase) {
-        let mut entries = self.entries();
-        let entry = entries.get_mut(&wanted.service.uid).filter(|e| e.wanted.same(wanted));
-        let Some(Entry { state: BuildState::Pending(old), .. }) = entry else { return };
-        let news = match (*old, phase) {
-            (Phase::Pulling(old), Phase::Pulling(new)) => new >= old.saturating_add(20),
-            (old, new) => old != new,
+    /// Keeps the phase, or looks how long it has lasted; wakes the service when that is worth a line in its status. A retry
+    /// is silent until it ends.
+    fn progress(&self, wanted: &Wanted, phase: Option<Phase>) {
+        let (mut entries, now) = (self.entries(), Instant::now());
+        let entry = entries.get_mut(&wanted.key()).filter(|e| e.wanted.same(wanted));
+        let Some(Entry { state: BuildState::Pending(told), step, .. }) = entry else { return };
+        let news = match phase {
+            Some(phase) => step.note(phase, now),
+            None => step.look(now),
         };
-        if news {
-            *old = phase;
+        if let Some(news) = news {
+            *told = news;
             drop(entries);
             self.wake.one(&wanted.service);
         }
     }
+
+    /// Waits for a build, and looks each second how long its step has lasted.
+    async fn watched<T>(&self, wanted: &Wanted, build: impl Future<Output = T>) -> T {
+        let mut build = pin!(build);
+        loop {
+            match tokio::time::timeout(Duration::from_secs(1), &mut build).await {
+                Ok(built) => return built,
+                Err(_) => self.progress(wanted, None),
+            }
+        }
+    }
+}
+
+/// Why there is no artifact, or one that is taken in spite of it.
+fn in_the_way(state: &BuildState) -> Option<&Rejection> {
+    match state {
+        BuildState::Rejected(rejection) => Some(rejection),
+        BuildState::Ready(built) => built.unverified.as_ref(),
+        BuildState::Pending(_) => None,
+    }
+}
+
+fn is_ready(state: &BuildState) -> bool {
+    matches!(state, BuildState::Ready(_))
 }
 
 /// How long to wait after the `attempt`-th failure: doubling, and up to a half less by chance. The chance is a hash, so
@@ -285,91 +408,4 @@ pub(crate) fn backoff(uid: &str, attempt: u32) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn wanted(image: &str, generation: i64) -> Wanted {
-        let service = ServiceRef { uid: "u".into(), namespace: "n".into(), name: "s".into() };
-        let image = image.to_owned();
-        Wanted { service, image, generation, pinned: None, pull_secrets: vec![], logging: false, outbound_http: false }
-    }
-
-    #[test]
-    fn a_tag_is_resolved_once_per_generation_and_a_digest_once() {
-        let pinned = Wanted { pinned: Some("sha256:1".into()), ..wanted("r/a:1", 1) };
-        assert!(wanted("r/a:1", 1).same(&pinned));
-        assert!(!wanted("r/a:1", 1).same(&wanted("r/a:1", 2)));
-        assert!(wanted("r/a@sha256:1", 1).same(&wanted("r/a@sha256:1", 2)));
-        assert!(!wanted("r/a:1", 1).same(&Wanted { logging: true, ..wanted("r/a:1", 1) }));
-    }
-
-    #[test]
-    fn backoff_grows_to_its_limit_and_differs_by_service() {
-        for attempt in 0..40 {
-            let full = FIRST_RETRY.saturating_mul(2u32.saturating_pow(attempt)).min(LAST_RETRY);
-            let wait = backoff("u", attempt);
-            assert!(wait <= full && wait >= full / 2, "{attempt}: {wait:?}");
-        }
-        assert_ne!(backoff("u", 3), backoff("v", 3));
-    }
-
-    /// Answers what it is told to, one answer after another.
-    struct Scripted(Mutex<Vec<Result<Built, Rejection>>>);
-
-    impl Artifacts for Scripted {
-        fn build(&self, _: Wanted, progress: Progress) -> BoxFuture<'static, Result<Built, Rejection>> {
-            progress(Phase::Pulling(50));
-            let answer = self.0.lock().expect("no panic").pop().expect("another answer");
-            Box::pin(async { answer })
-        }
-    }
-
-    fn rejection(reason: Reason, transient: bool) -> Rejection {
-        Rejection { reason, message: "do something".into(), transient }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn transient_trouble_is_tried_again_and_a_mistake_waits_for_a_change() {
-        let (wake, mut woken) = Wake::new();
-        // The last answer comes first.
-        let script = vec![Err(rejection(Reason::CoreModule, false)), Err(rejection(Reason::RegistryUnreachable, true))];
-        let builds = Builds::new(Arc::new(Scripted(Mutex::new(script))), wake, Metrics::default());
-        assert!(matches!(builds.ask(wanted("a", 1)), BuildState::Pending(Phase::Resolving)));
-        loop {
-            woken.one.recv().await.expect("woken");
-            match builds.ask(wanted("a", 1)) {
-                BuildState::Rejected(r) if r.reason == Reason::CoreModule => break,
-                BuildState::Rejected(r) => assert_eq!(r.reason, Reason::RegistryUnreachable),
-                BuildState::Pending(phase) => assert_eq!(phase, Phase::Pulling(50)),
-                BuildState::Ready(_) => panic!("nothing was built"),
-            }
-        }
-        // No third answer is taken from the script by waiting.
-        tokio::time::sleep(Duration::from_secs(3600)).await;
-        assert!(matches!(builds.ask(wanted("a", 1)), BuildState::Rejected(r) if r.reason == Reason::CoreModule));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_may_pass_is_tried_at_once_when_something_it_names_has_changed() {
-        let (wake, mut woken) = Wake::new();
-        let script = vec![Err(rejection(Reason::CoreModule, false)), Err(rejection(Reason::PullSecretInvalid, true))];
-        let builds = Builds::new(Arc::new(Scripted(Mutex::new(script))), wake, Metrics::default());
-        let reason = || match builds.ask(wanted("a", 1)) {
-            BuildState::Rejected(rejection) => Some(rejection.reason),
-            _ => None,
-        };
-        while reason() != Some(Reason::PullSecretInvalid) {
-            woken.one.recv().await.expect("woken");
-        }
-        let start = tokio::time::Instant::now();
-        builds.again("u");
-        while reason() != Some(Reason::CoreModule) {
-            woken.one.recv().await.expect("woken");
-        }
-        assert_eq!(start.elapsed(), Duration::ZERO, "without the backoff");
-        // No third answer is taken from the script.
-        builds.again("u");
-        tokio::task::yield_now().await;
-        assert_eq!(reason(), Some(Reason::CoreModule));
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
-use podless_artifact::{DockerAuth, Login};
+use podless_artifact::{DockerAuth, Login, most_specific_first};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ pub(crate) enum PullSecretError {
     Api(String, kube::Error),
 }
 
-/// Reads all named secrets. IO.
+/// Reads all named secrets; the logins are in the order in which they are tried. IO.
 pub(crate) async fn logins(client: &Client, namespace: &str, names: &[String]) -> Result<Vec<Login>, PullSecretError> {
     let api = Api::<Secret>::namespaced(client.clone(), namespace);
     let mut all = vec![];
@@ -48,6 +48,7 @@ pub(crate) async fn logins(client: &Client, namespace: &str, names: &[String]) -
         let config = secret.data.and_then(|mut data| data.remove(KEY)).unwrap_or_default().0;
         all.extend(parse(&config).ok_or_else(|| PullSecretError::Malformed(name.clone()))?);
     }
+    most_specific_first(&mut all);
     Ok(all)
 }
 
@@ -65,9 +66,12 @@ struct DockerConfig {
 }
 
 /// Reads a docker configuration; `None` when it is not one. Pure.
-fn parse(config: &[u8]) -> Option<Vec<Login>> {
+pub(super) fn parse(config: &[u8]) -> Option<Vec<Login>> {
     let config: DockerConfig = serde_json::from_slice(config).ok()?;
-    config.auths.into_iter().map(|(registry, auth)| auth.login(&registry)).collect()
+    let mut logins: Vec<_> =
+        config.auths.into_iter().map(|(registry, auth)| auth.login(&registry)).collect::<Option<_>>()?;
+    most_specific_first(&mut logins);
+    Some(logins)
 }
 
 #[cfg(test)]

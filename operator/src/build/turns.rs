@@ -1,7 +1,10 @@
 //! Who builds when. In: what services want; out: artifacts, made a few at once. No service waits for many others:
-//! - those that want the same, while they wait, are one build;
+//! - those of a namespace that want the same, while they wait, are one build;
 //! - a registry that does not answer holds up only what comes from it;
-//! - nor do many of them hold up what comes from one that has answered.
+//! - nor do many of them hold up what comes from one that has answered;
+//! - a namespace has its share, and no more: what it has pulled waits for a compiler in turns of the pipeline's own.
+
+mod shares;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,39 +18,80 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Shared, WeakShared},
 };
+use podless_artifact::{ImageReference, SignatureRequirement, docker_registry};
 use podless_crds::Reason;
+use podless_engine::{CompilerOptions, Target};
 use tokio::sync::{Semaphore, watch};
 
-use super::{Artifacts, Built, Phase, Rejection, Wanted};
+use self::shares::Shares;
+use super::{Artifacts, Built, Phase, Pin, Progress, Rejection, Wanted};
+use crate::{metrics::Metrics, policy::RevokedBy};
 
-/// Builds at once: they mostly wait for registries; the pipeline itself compiles one at a time. Each may hold a
-/// component on disk.
+/// Pulls at once.
 const CONCURRENT: usize = 16;
-/// The same, for registries that have not answered yet, or did not when they were asked last: these wait for the most part.
+/// The same, for registries that have delivered nothing yet, or did not answer when they were asked last: these wait for the
+/// most part.
 const STRANGERS: usize = 32;
-/// Registries that are known to answer.
+/// Registries that are known to deliver.
 const KNOWN: usize = 1024;
-/// The same, for one registry.
+/// Pulls at once from one registry; and builds at once, to their end, of what one namespace has from it.
 const PER_REGISTRY: usize = 4;
+/// Builds at once of a namespace, to their end, from registries of either kind: more than from one, and less than there are
+/// pulls. Each may hold a component on disk.
+const PER_NAMESPACE: usize = 6;
 
 type Outcome = Result<Arc<Built>, Rejection>;
 
 /// What is the same for services that may share a build.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
+    /// Nobody gains by what others may read, nor waits for the turn of others.
+    namespace: String,
     image: String,
-    pinned: Option<String>,
-    /// With the namespace that they are in: nobody gains by what others may read.
-    pull_secrets: Option<(String, Vec<String>)>,
+    pinned: Option<Pin>,
+    pull_secrets: Vec<String>,
     logging: bool,
     outbound_http: bool,
+    strict: bool,
+    signatures: Vec<SignatureRequirement>,
+    permitted: bool,
+    revoked: Vec<RevokedBy>,
+    compiler: CompilerOptions,
+    target: Target,
 }
 
 impl Key {
     fn of(wanted: &Wanted) -> Self {
-        let Wanted { service, image, generation: _, pinned, pull_secrets, logging, outbound_http } = wanted.clone();
-        let pull_secrets = (!pull_secrets.is_empty()).then_some((service.namespace, pull_secrets));
-        Self { image, pinned, pull_secrets, logging, outbound_http }
+        let Wanted {
+            service,
+            image,
+            revision: _,
+            pinned,
+            resolve_every: _,
+            pull_secrets,
+            logging,
+            outbound_http,
+            strict,
+            signatures,
+            permitted,
+            revoked,
+            compiler,
+            target,
+        } = wanted.clone();
+        Self {
+            namespace: service.namespace,
+            image,
+            pinned,
+            pull_secrets,
+            logging,
+            outbound_http,
+            strict,
+            signatures,
+            permitted,
+            revoked,
+            compiler,
+            target,
+        }
     }
 }
 
@@ -77,22 +121,30 @@ impl Drop for Place {
 /// Makes artifacts, a few at once.
 pub(super) struct Turns {
     artifacts: Arc<dyn Artifacts>,
-    known: Semaphore,
-    strangers: Semaphore,
-    /// Registries that answered when they were asked last.
-    answering: Mutex<HashSet<String>>,
-    registries: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// Of a namespace and a registry.
+    own: Shares<(String, String)>,
+    /// Of a namespace, and whether the registry delivers.
+    namespaces: Shares<(String, bool)>,
+    registries: Shares<String>,
+    known: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+    /// Registries that delivered when they were asked last.
+    delivering: Mutex<HashSet<String>>,
     waiting: Mutex<HashMap<Key, Waiting>>,
+    metrics: Metrics,
 }
 
 impl Turns {
-    pub(super) fn new(artifacts: Arc<dyn Artifacts>) -> Arc<Self> {
+    pub(super) fn new(artifacts: Arc<dyn Artifacts>, metrics: Metrics) -> Arc<Self> {
         Arc::new(Self {
             artifacts,
-            known: Semaphore::new(CONCURRENT),
-            strangers: Semaphore::new(STRANGERS),
-            answering: Mutex::default(),
-            registries: Mutex::default(),
+            metrics,
+            own: Shares::new(PER_REGISTRY),
+            namespaces: Shares::new(PER_NAMESPACE),
+            registries: Shares::new(PER_REGISTRY),
+            known: Arc::new(Semaphore::new(CONCURRENT)),
+            strangers: Arc::new(Semaphore::new(STRANGERS)),
+            delivering: Mutex::default(),
             waiting: Mutex::default(),
         })
     }
@@ -130,51 +182,96 @@ impl Turns {
     }
 
     async fn turn(self: Arc<Self>, place: Place, wanted: Wanted, say: watch::Sender<Phase>) -> Outcome {
-        let host = host(&wanted.image).to_owned();
-        let registry = self.registry(&host);
-        // Neither is ever closed.
-        let _one = registry.acquire().await;
-        let answers = lock(&self.answering).contains(&host);
-        let _all = if answers { &self.known } else { &self.strangers }.acquire().await;
-        place.begun.store(true, Ordering::Release);
-        drop(place);
-        let progress = Arc::new(move |phase| {
-            say.send_replace(phase);
-        });
-        let outcome = self.artifacts.build(wanted, progress).await.map(Arc::new);
-        self.learn(host, &outcome);
+        let outcome = self.make(place, wanted, say).await;
+        if let Ok(built) = &outcome {
+            self.metrics.artifact_made(built.origin);
+        }
         outcome
     }
 
-    /// Remembers whether the registry has answered.
-    fn learn(&self, host: String, outcome: &Outcome) {
-        let mut answering = lock(&self.answering);
-        match outcome.as_ref().err().map(|rejection| rejection.reason) {
-            Some(Reason::RegistryUnreachable) => {
-                answering.remove(&host);
+    async fn make(&self, place: Place, wanted: Wanted, say: watch::Sender<Phase>) -> Outcome {
+        // What needs no registry waits for none. Signatures lie in one.
+        if wanted.signatures.is_empty()
+            && let Some(kept) = self.artifacts.kept(wanted.clone()).await
+        {
+            return kept.map(Arc::new);
+        }
+        let (namespace, registry) = (&wanted.service.namespace, registry(&wanted.image));
+        // First what the namespace itself has: whoever holds what is everybody's waits for none of its own.
+        let _own = self.own.take((namespace.clone(), registry.clone())).await;
+        let _share = self.namespaces.take((namespace.clone(), self.delivers(&registry))).await;
+        let one = self.registries.take(registry.clone()).await;
+        let all = if self.delivers(&registry) { &self.known } else { &self.strangers };
+        let pull = Mutex::new(Some((one, all.clone().acquire_owned().await)));
+        place.begun.store(true, Ordering::Release);
+        drop(place);
+        let progress: Progress = Arc::new(move |phase| {
+            // It is pulled: who is compiled next is not for these turns to say.
+            if phase == Phase::Waiting {
+                lock(&pull).take();
             }
-            // It was not asked, or nobody knows.
-            Some(Reason::InvalidReference | Reason::PullSecretInvalid | Reason::InternalError) => {}
-            _ => {
-                if answering.len() >= KNOWN {
-                    answering.clear();
-                }
-                answering.insert(host);
+            say.send_replace(phase);
+        });
+        let outcome = self.artifacts.build(wanted.clone(), progress.clone()).await.map(Arc::new);
+        self.learn(registry, &outcome);
+        match outcome {
+            Err(rejection) if wanted.permitted && wanted.pinned.is_some() => {
+                self.unverified(wanted, rejection, progress).await
             }
+            outcome => outcome,
         }
     }
 
-    /// The turns of one registry; those that nobody waits for are forgotten.
-    fn registry(&self, host: &str) -> Arc<Semaphore> {
-        let mut registries = lock(&self.registries);
-        registries.retain(|_, turns| Arc::strong_count(turns) > 1);
-        registries.entry(host.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(PER_REGISTRY))).clone()
+    /// What was permitted before goes on without the signatures that are asked for now, and says so. A registry that is
+    /// away, or does not have it any more, takes nothing from who runs either.
+    async fn unverified(&self, wanted: Wanted, rejection: Rejection, progress: Progress) -> Outcome {
+        if rejection.reason == Reason::Revoked {
+            return Err(rejection);
+        }
+        let unsigned = matches!(rejection.reason, Reason::SignatureMissing | Reason::SignatureInvalid);
+        let is_asked_for = !wanted.signatures.is_empty();
+        let bare = Wanted { signatures: vec![], ..wanted };
+        let found = match self.artifacts.kept(bare.clone()).await {
+            None if unsigned => Some(self.artifacts.build(bare, progress).await),
+            kept => kept,
+        };
+        let Some(Ok(built)) = found else { return Err(rejection) };
+        Ok(Arc::new(Built { unverified: is_asked_for.then_some(rejection), ..built }))
+    }
+
+    fn delivers(&self, registry: &str) -> bool {
+        lock(&self.delivering).contains(registry)
+    }
+
+    /// Remembers whether the registry has delivered a component: to say no quickly is easy.
+    fn learn(&self, registry: String, outcome: &Outcome) {
+        let mut delivering = lock(&self.delivering);
+        match outcome.as_ref().err().map(|rejection| rejection.reason) {
+            Some(Reason::RegistryUnreachable) => {
+                delivering.remove(&registry);
+            }
+            None
+            | Some(
+                Reason::NoHttpExport
+                | Reason::ImportDenied
+                | Reason::CoreModule
+                | Reason::NotWebAssembly
+                | Reason::CompileFailed
+                | Reason::CompileLimit,
+            ) => {
+                if delivering.len() >= KNOWN {
+                    delivering.clear();
+                }
+                delivering.insert(registry);
+            }
+            _ => {}
+        }
     }
 }
 
-/// The registry of a reference, or its first part: what is no registry is one of its own.
-fn host(image: &str) -> &str {
-    image.split('/').next().unwrap_or_default()
+/// The registry of a reference. What is none asks nobody, and is over soon.
+fn registry(image: &str) -> String {
+    ImageReference::parse(image, None).map(|reference| docker_registry(reference.registry())).unwrap_or_default()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -182,90 +279,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{build::Progress, wake::ServiceRef};
-    use std::time::Duration;
-
-    /// Says no, after a second; or nothing, when the registry is called `dead`. Remembers what it was asked.
-    #[derive(Default)]
-    struct Slow(Mutex<Vec<String>>);
-
-    impl Artifacts for Slow {
-        fn build(&self, wanted: Wanted, progress: Progress) -> BoxFuture<'static, Result<Built, Rejection>> {
-            lock(&self.0).push(wanted.image.clone());
-            async move {
-                progress(Phase::Pulling(50));
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                if wanted.image.starts_with("dead") {
-                    std::future::pending::<()>().await;
-                }
-                Err(Rejection { reason: Reason::CoreModule, message: "no".into(), transient: false })
-            }
-            .boxed()
-        }
-    }
-
-    fn wanted(service: usize, image: &str) -> Wanted {
-        let service = ServiceRef { uid: service.to_string(), namespace: "n".into(), name: service.to_string() };
-        let (image, pull_secrets) = (image.to_owned(), vec![]);
-        Wanted { service, image, generation: 1, pinned: None, pull_secrets, logging: false, outbound_http: false }
-    }
-
-    fn ask(turns: &Arc<Turns>, wanted: Wanted) -> tokio::task::JoinHandle<(bool, Vec<Phase>)> {
-        let turns = turns.clone();
-        tokio::spawn(async move {
-            let phases = Mutex::new(vec![]);
-            let outcome = turns.build(&wanted, |phase| lock(&phases).push(phase)).await;
-            (outcome.is_ok(), phases.into_inner().expect("no panic"))
-        })
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_registry_that_never_answers_holds_up_nobody_else() {
-        let slow = Arc::new(Slow::default());
-        let turns = Turns::new(slow.clone());
-        let dead: Vec<_> = (0..500).map(|i| ask(&turns, wanted(i, &format!("dead/a:{i}")))).collect();
-        let good = ask(&turns, wanted(1000, "alive/a:1"));
-        assert_eq!(good.await.expect("no panic").1, [Phase::Pulling(50)]);
-        let asked = lock(&slow.0).clone();
-        assert_eq!(asked.iter().filter(|image| image.starts_with("dead/")).count(), PER_REGISTRY, "{asked:?}");
-        dead.iter().for_each(tokio::task::JoinHandle::abort);
-        for dead in dead {
-            assert!(dead.await.is_err_and(|error| error.is_cancelled()));
-        }
-        // Their turns are free again.
-        assert_eq!(turns.registry("dead").available_permits(), PER_REGISTRY);
-
-        // Five hundred such registries: who comes from one that has answered does not wait.
-        let _dead: Vec<_> = (0..500).map(|i| ask(&turns, wanted(i, &format!("dead-{i}/a:1")))).collect();
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        ask(&turns, wanted(1000, "alive/a:2")).await.expect("no panic");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_wants_the_same_while_it_waits_is_served_together() {
-        let slow = Arc::new(Slow::default());
-        let turns = Turns::new(slow.clone());
-        let first = ask(&turns, wanted(0, "r/a:1"));
-        // It has begun: what the registry had then may not be what others want now.
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let rest: Vec<_> = (1..500).map(|i| ask(&turns, wanted(i, "r/a:1"))).collect();
-        for other in [first].into_iter().chain(rest) {
-            assert_eq!(other.await.expect("no panic"), (false, vec![Phase::Pulling(50)]));
-        }
-        let asked = lock(&slow.0).len();
-        assert!(asked <= PER_REGISTRY + 1, "{asked} builds for 500 services");
-        let private = |i, namespace: &str| {
-            let mut wanted = wanted(i, "r/a:1");
-            wanted.service.namespace = namespace.to_owned();
-            wanted.pull_secrets = vec!["regcred".to_owned()];
-            wanted
-        };
-        for other in [private(0, "a"), private(1, "b"), private(2, "b")].map(|wanted| ask(&turns, wanted)) {
-            other.await.expect("no panic");
-        }
-        assert_eq!(lock(&slow.0).len(), asked + 3, "what one namespace may read is not for another");
-        assert!(lock(&turns.waiting).is_empty());
-    }
-}
+mod tests;

@@ -2,12 +2,34 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use podless_artifact::seal::Seal;
+use podless_artifact::seal::{Seal, Sealed};
 use podless_crds::{Image, OutboundHttp};
 use podless_link::v1;
 use sha2::{Digest, Sha256};
 
 use crate::{build::Code, reconcile::env::Env, wake::ServiceRef};
+
+/// A sealed artifact, as shims get it.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    /// The facts that were sealed.
+    pub seal: Seal,
+    /// The same, sealed, as JSON.
+    pub sealed: String,
+    /// Name of the key that sealed it.
+    pub sealer: String,
+    /// Its machine code.
+    pub code: Arc<Code>,
+}
+
+impl Artifact {
+    /// With these facts, sealed.
+    pub fn new(seal: Seal, sealed: &Sealed, code: Arc<Code>) -> Self {
+        // A seal is two strings: it is always JSON.
+        let text = serde_json::to_string(sealed).unwrap_or_default();
+        Self { seal, sealed: text, sealer: sealed.sealer().to_owned(), code }
+    }
+}
 
 /// What a service is, once its artifact is made.
 #[derive(Clone, Debug)]
@@ -16,12 +38,10 @@ pub struct Content {
     pub service_generation: i64,
     /// The image, for status.
     pub image: Image,
-    /// The facts that were sealed.
-    pub seal: Seal,
-    /// The sealed artifact, as JSON.
-    pub sealed: String,
-    /// Its machine code.
-    pub code: Arc<Code>,
+    /// Digest of the component.
+    pub component: String,
+    /// Its artifacts by the fingerprint of the engine that runs them: one for each target. A shim gets the one of its own.
+    pub artifacts: BTreeMap<String, Artifact>,
     /// Environment variables.
     pub env: Env,
     /// Whether wasi:logging is granted.
@@ -39,18 +59,44 @@ pub struct Content {
 }
 
 impl Content {
-    /// A name for exactly this content, so that a new leader can tell whether what the shims have is the same.
-    pub fn fingerprint(&self) -> String {
-        let assignment =
-            v1::Assignment { service_uid: String::new(), ..self.assignment(&ServiceRef::nobody(), 0, 0, 0) };
+    /// A name for exactly this content, so that a new leader can tell whether what the shims have is the same: whichever
+    /// engines it is compiled for, and whoever sealed it.
+    pub fn name(&self) -> String {
         let mut hash = Sha256::new();
-        hash.update(prost::Message::encode_to_vec(&assignment));
+        hash.update(&self.component);
+        hash.update(prost::Message::encode_to_vec(&self.unsealed(&ServiceRef::nobody(), 0, 0, 0)));
         hash.update(self.concurrency.to_le_bytes());
         hex::encode(&hash.finalize()[..8])
     }
 
-    /// The message that is signed and sent.
-    pub fn assignment(&self, service: &ServiceRef, generation: u64, port: u16, budget: u32) -> v1::Assignment {
+    /// Whether there is an artifact for the engine of this fingerprint.
+    pub fn runs_on(&self, engine: &str) -> bool {
+        self.artifacts.contains_key(engine)
+    }
+
+    /// A name for its machine code and who sealed it. Compiled anew it is the same: when that was does not matter.
+    pub fn made(&self) -> String {
+        let each = self.artifacts.iter().map(|(engine, a)| format!("{engine} {} {}\n", a.seal.code_sha256, a.sealer));
+        each.collect()
+    }
+
+    /// The message that is signed and sent, with the artifact of the shim's engine.
+    pub fn assignment(
+        &self,
+        service: &ServiceRef,
+        generation: u64,
+        port: u16,
+        budget: u32,
+        artifact: &Artifact,
+    ) -> v1::Assignment {
+        v1::Assignment {
+            sealed: artifact.sealed.clone().into_bytes(),
+            note_sha256: hex::encode(Sha256::digest(&artifact.code.note)),
+            ..self.unsealed(service, generation, port, budget)
+        }
+    }
+
+    fn unsealed(&self, service: &ServiceRef, generation: u64, port: u16, budget: u32) -> v1::Assignment {
         v1::Assignment {
             service_uid: service.uid.clone(),
             namespace: service.namespace.clone(),
@@ -59,7 +105,7 @@ impl Content {
             service_generation: self.service_generation,
             port: u32::from(port),
             budget,
-            sealed: self.sealed.clone().into_bytes(),
+            sealed: vec![],
             env: self.env.iter().map(|(name, value)| v1::EnvVar { name: name.into(), value: value.into() }).collect(),
             grants: Some(v1::Grants {
                 logging: self.logging,
@@ -72,6 +118,7 @@ impl Content {
             timeout_millis: self.timeout_millis,
             parked: false,
             count_cpu: self.count_cpu,
+            note_sha256: String::new(),
         }
     }
 }

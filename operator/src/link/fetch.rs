@@ -2,12 +2,12 @@
 
 use std::{os::unix::fs::FileExt, sync::Arc};
 
-use podless_link::v1::Chunk;
+use podless_link::{NOTE_BYTES, v1::Chunk};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::content::Content;
+use crate::build::Code;
 
 /// Bytes in one chunk.
 const CHUNK: usize = 256 << 10;
@@ -16,10 +16,11 @@ const AHEAD: usize = 4;
 
 /// The chunks of an artifact, in order. A file that cannot be read ends the stream with an error; the shim hashes what
 /// it got and asks again.
-pub(crate) fn stream(content: Arc<Content>) -> ReceiverStream<Result<Chunk, Status>> {
+pub(crate) fn stream(code: Arc<Code>) -> ReceiverStream<Result<Chunk, Status>> {
     let (tx, rx) = mpsc::channel(AHEAD);
     tokio::task::spawn_blocking(move || {
-        let code = &content.code;
+        // Longer ones are of components with absurdly many imports, which are compiled again.
+        let mut note = (code.note.len() <= NOTE_BYTES).then_some(code.note.as_bytes());
         let mut offset = 0;
         while offset < code.size {
             let mut data = vec![0; CHUNK.min((code.size - offset) as usize)];
@@ -29,7 +30,9 @@ pub(crate) fn stream(content: Arc<Content>) -> ReceiverStream<Result<Chunk, Stat
             });
             offset += data.len() as u64;
             let failed = chunk.is_err();
-            if tx.blocking_send(chunk.map(|()| Chunk { data })).is_err() || failed {
+            if tx.blocking_send(chunk.map(|()| Chunk { data, note: note.take().unwrap_or_default().to_vec() })).is_err()
+                || failed
+            {
                 return;
             }
         }

@@ -1,25 +1,25 @@
 //! The operator's end of the link: `auth` says who calls, `session` keeps one shim's stream, `sessions` knows what all
-//! of them know, `fetch` hands out machine code.
+//! of them know, `fetch` hands out machine code, `recalls` takes it back, and `sizes` says how long a message may be.
 
 pub mod auth;
 pub mod content;
 mod fetch;
+pub mod recalls;
 pub mod session;
 pub mod sessions;
+mod sizes;
 
 use std::{
     collections::HashSet,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kube::runtime::reflector::Store;
 use podless_crds::WasmService;
-use podless_link::v1::{
-    Chunk, FetchRequest, FromShim, ToShim,
-    link_server::{Link, LinkServer},
-};
+use podless_engine::Target;
+use podless_link::v1::{Chunk, FetchRequest, FromShim, Given, Taken, ToShim, link_server::Link};
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -29,15 +29,17 @@ use tonic::{
 
 use crate::{autoscale::Autoscale, metrics::Metrics, trust::Signing, wake::Wake};
 use auth::{AuthError, Authenticator, from_its_pod};
+use recalls::Recalls;
 use sessions::Sessions;
+use sizes::Limited;
 
 /// A shim that says nothing for this long is pinged.
 const KEEPALIVE: Duration = Duration::from_secs(1);
 /// A shim that does not answer a ping for this long is disconnected: with the time before the ping, half of what there
 /// is to find that a node is gone; see `eject`.
 const KEEPALIVE_ANSWER: Duration = Duration::from_millis(1500);
-/// Largest message from a shim: a report of ten thousand services has about 5 MB.
-const MAX_MESSAGE: usize = 32 << 20;
+/// Calls at once on one connection: a session, what is fetched, and what is given back.
+const CALLS: u32 = 16;
 
 /// What the link and the reconciler share.
 pub struct Hub {
@@ -51,20 +53,29 @@ pub struct Hub {
     /// How many replicas services should have, by what shims count.
     pub autoscale: Autoscale,
     members: watch::Sender<u64>,
+    /// What shims are asked to give back.
+    pub recalls: Recalls,
+    /// When this leader began to listen.
+    pub since: Instant,
 }
 
 impl Hub {
     /// `ready` turns true when `services` is complete.
-    pub fn new(
-        fingerprint: String,
-        services: Store<WasmService>,
-        ready: watch::Receiver<bool>,
-        wake: Wake,
-        signing: Arc<Signing>,
-    ) -> Self {
-        let sessions = Mutex::new(Sessions::new(fingerprint));
+    pub fn new(services: Store<WasmService>, ready: watch::Receiver<bool>, wake: Wake, signing: Arc<Signing>) -> Self {
+        let engines = Target::ALL.map(|target| (podless_engine::fingerprint(target), target));
+        let sessions = Mutex::new(Sessions::new(engines));
         let autoscale = Autoscale::default();
-        Self { sessions, services, ready, wake, signing, autoscale, members: watch::Sender::new(0) }
+        Self {
+            sessions,
+            services,
+            ready,
+            wake,
+            signing,
+            autoscale,
+            members: watch::Sender::new(0),
+            recalls: Recalls::default(),
+            since: Instant::now(),
+        }
     }
 
     /// Everything about shims. Not to be held over an await.
@@ -138,9 +149,17 @@ impl Link for Server {
         let identity = self.auth.recognise(request.metadata()).await.map_err(|error| self.refuse(error))?;
         from_its_pod(&identity, from).map_err(|error| self.refuse(error))?;
         let sha256 = request.into_inner().sha256;
-        let assigned = self.hub.sessions().code_for(&identity.pod_uid, &sha256);
-        let assigned = assigned.ok_or_else(|| Status::not_found("no such artifact is assigned to this shim"))?;
-        Ok(Response::new(fetch::stream(assigned.content.clone())))
+        let code = self.hub.sessions().code_for(&identity.pod_uid, &sha256);
+        let code = code.ok_or_else(|| Status::not_found("no such artifact is assigned to this shim"))?;
+        Ok(Response::new(fetch::stream(code)))
+    }
+
+    async fn give_back(&self, request: Request<Streaming<Given>>) -> Result<Response<Taken>, Status> {
+        let from = request.remote_addr();
+        let identity = self.auth.recognise(request.metadata()).await.map_err(|error| self.refuse(error))?;
+        from_its_pod(&identity, from).map_err(|error| self.refuse(error))?;
+        self.hub.recalls.take(&identity.pod_uid, request.into_inner()).await?;
+        Ok(Response::new(Taken {}))
     }
 }
 
@@ -153,13 +172,13 @@ pub async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     loop {
         let tls = ServerTlsConfig::new().identity(certificate.borrow_and_update().clone());
-        let service = LinkServer::new(server.clone()).max_decoding_message_size(MAX_MESSAGE);
         let serving = tonic::transport::Server::builder()
             .tls_config(tls)?
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
+            .max_concurrent_streams(CALLS)
             .tcp_nodelay(true)
-            .add_service(service)
+            .add_service(Limited::new(&server))
             .serve(address);
         tokio::select! {
             ended = serving => return ended,

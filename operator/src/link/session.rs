@@ -126,21 +126,22 @@ async fn send(hub: &Hub, key: &SessionKey, notify: &Notify, tx: &mpsc::Sender<Re
 
 fn encode(hub: &Hub, next: Next) -> v1::ToShim {
     let body = match next {
-        Next::Assign(assigned, Share { budget, parked }) => {
+        Next::Assign(assigned, Share { budget, parked }, artifact) => {
             let Assigned { service, generation, port, content, .. } = &*assigned;
-            let assignment = content.assignment(service, *generation, *port, budget);
+            let assignment = content.assignment(service, *generation, *port, budget, &artifact);
             let assignment = v1::Assignment { parked, ..assignment }.encode_to_vec();
             let signature = hub.signing.key().sign(ASSIGNMENT_CONTEXT, &assignment).to_vec();
             v1::to_shim::Body::Assign(v1::Assign { assignment, signature })
         }
-        Next::Withdraw { service, generation } => v1::to_shim::Body::Withdraw(v1::Withdraw {
+        Next::Withdraw { service, generation, at_once } => v1::to_shim::Body::Withdraw(v1::Withdraw {
             service_uid: service,
             generation,
-            linger_millis: LINGER.as_millis() as u64,
+            linger_millis: if at_once { 0 } else { LINGER.as_millis() as u64 },
         }),
         Next::Synced => v1::to_shim::Body::Synced(v1::Synced {}),
         Next::Probe(probe) => v1::to_shim::Body::Probe(probe),
         Next::Spread(spread) => v1::to_shim::Body::Spread(spread),
+        Next::Recall(recall) => v1::to_shim::Body::Recall(recall),
     };
     v1::ToShim { body: Some(body) }
 }

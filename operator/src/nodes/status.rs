@@ -216,7 +216,7 @@ mod tests {
             known: vec![],
         };
         let memory = Memory { resident_bytes: resident, unattributed_bytes: resident / 2 };
-        let report = Report { memory: Some(memory), live_instances: 3, peak_instances: 12, services: vec![] };
+        let report = Report { memory: Some(memory), live_instances: 3, peak_instances: 12, ..Default::default() };
         let service = |i: u32| ServiceReport {
             service_uid: i.to_string(),
             resident_bytes: 1_000_000 + u64::from(i) * 1000,

@@ -39,6 +39,9 @@ pub struct Recorded {
     /// Name of the content.
     #[serde(default)]
     pub content: String,
+    /// Up to this generation it was revoked: who was away lets that go when it comes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub withdrawn: u64,
     /// By node.
     pub nodes: BTreeMap<String, RecordedNode>,
     /// Thousandths of a CPU that one replica requests.
@@ -200,6 +203,7 @@ mod tests {
             fingerprint: "f".into(),
             since: 5,
             content: "c".into(),
+            withdrawn: 0,
             nodes: BTreeMap::from([("node-1".to_owned(), RecordedNode { replicas: 2, budget: 200 })]),
             cpu_millis: 50,
             memory: 0,

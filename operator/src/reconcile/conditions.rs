@@ -1,14 +1,21 @@
 //! What to say of a service, condition by condition. In: the build, the applied plan or the rejection, the conditions
 //! there are; out: a verdict for each type. Pure.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use podless_crds::{ConditionType, Grant, Reason, Status};
+use podless_engine::Target;
 
 use super::{
+    permitted::{is_refused, permitted},
     plan::{Facts, Rejected},
     status_of::Outcome,
 };
-use crate::build::{BuildState, Built, Phase, Rejection};
+use crate::{
+    build::{BuildState, Built, Phase, Rejection},
+    policy::Judgement,
+};
 
 /// What a condition should say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,10 +35,28 @@ fn verdict(kind: ConditionType, status: Status, reason: Reason, message: impl In
 }
 
 /// Every condition, in order.
-pub fn verdicts(build: &BuildState, outcome: &Outcome<'_>, old: &[Condition], generation: i64) -> Vec<Verdict> {
-    let mut all = steps(build, outcome, old, generation);
+pub fn verdicts(
+    judgement: &Judgement,
+    build: &BuildState,
+    others: &BTreeMap<Target, BuildState>,
+    outcome: &Outcome<'_>,
+    old: &[Condition],
+    generation: i64,
+) -> Vec<Verdict> {
+    let revoked = match outcome {
+        Outcome::Applied(applied) => applied.facts().revoked.as_deref(),
+        Outcome::Rejected(_) => None,
+    };
+    let permitted = permitted(judgement, build, revoked, old, generation);
+    let mut all = steps(build, others, outcome, old, generation);
+    // What goes on though it would not be permitted any more is ready all the same.
+    let first = permitted.clone().filter(|_| is_refused(build));
+    all.splice(0..0, first.clone());
     all.push(placed(outcome, old, generation));
     let (available, ready) = serving(outcome, &all, old, generation);
+    if first.is_none() {
+        all.splice(0..0, permitted);
+    }
     all.extend([available, ready]);
     all
 }
@@ -40,9 +65,14 @@ pub fn verdicts(build: &BuildState, outcome: &Outcome<'_>, old: &[Condition], ge
 const STEPS: [ConditionType; 3] = [ConditionType::Resolved, ConditionType::Audited, ConditionType::Precompiled];
 
 /// Resolved, Audited and Precompiled.
-fn steps(build: &BuildState, outcome: &Outcome<'_>, old: &[Condition], generation: i64) -> Vec<Verdict> {
+fn steps(
+    build: &BuildState,
+    others: &BTreeMap<Target, BuildState>,
+    outcome: &Outcome<'_>,
+    old: &[Condition],
+    generation: i64,
+) -> Vec<Verdict> {
     use ConditionType::{Audited, Precompiled, Resolved};
-    use Status::{True, Unknown};
     if let Outcome::Rejected(Rejected { reason: Reason::InvalidSpec, message, .. }) = outcome {
         return failed(Resolved, Reason::InvalidSpec, message);
     }
@@ -54,41 +84,78 @@ fn steps(build: &BuildState, outcome: &Outcome<'_>, old: &[Condition], generatio
         said.filter(|said| said.iter().any(|v| v.status == Status::False))
     };
     match build {
-        BuildState::Ready(built) => done(built),
-        BuildState::Pending(phase) => made().or_else(decided).unwrap_or_else(|| match phase {
-            Phase::Resolving => vec![
-                verdict(Resolved, Unknown, Reason::Resolving, "the registry is being asked"),
-                verdict(Audited, Unknown, Reason::Waiting, "waits for the component"),
-                verdict(Precompiled, Unknown, Reason::Waiting, "waits for the audit"),
-            ],
-            Phase::Pulling(percent) => vec![
-                verdict(Resolved, Unknown, Reason::Resolving, format!("the component is being pulled: {percent}%")),
-                verdict(Audited, Unknown, Reason::Waiting, "waits for the component"),
-                verdict(Precompiled, Unknown, Reason::Waiting, "waits for the audit"),
-            ],
-            Phase::Compiling => vec![
-                verdict(Resolved, True, Reason::Done, "the component was pulled"),
-                verdict(Audited, Unknown, Reason::Compiling, "the component is being audited"),
-                verdict(Precompiled, Unknown, Reason::Compiling, "the component is being compiled"),
-            ],
-        }),
-        BuildState::Rejected(Rejection { reason, message, transient }) => {
+        BuildState::Ready(built) => done(built, others),
+        BuildState::Rejected(_) if is_refused(build) => {
+            let waits = |kind| verdict(kind, Status::Unknown, Reason::Waiting, "waits for Permitted");
+            STEPS.into_iter().map(waits).collect()
+        }
+        BuildState::Pending(phase) => made().or_else(decided).unwrap_or_else(|| pending(*phase)),
+        BuildState::Rejected(Rejection { reason, message, transient, imports: _, retry_after: _ }) => {
             let made = if *transient { made() } else { None };
             made.unwrap_or_else(|| failed(step_of(*reason), *reason, message))
         }
     }
 }
 
-fn done(built: &Built) -> Vec<Verdict> {
+/// Said again and again while it goes on: a step that takes long tells for how long.
+fn pending(phase: Phase) -> Vec<Verdict> {
+    use ConditionType::{Audited, Precompiled, Resolved};
+    use Status::{True, Unknown};
+    let lasting = |seconds: Option<u64>| seconds.map(|seconds| format!(" for {seconds} s")).unwrap_or_default();
+    let pulled = || verdict(Resolved, True, Reason::Done, "the component was pulled");
+    let resolved = match phase {
+        Phase::Resolving => verdict(Resolved, Unknown, Reason::Resolving, "the registry is being asked"),
+        Phase::Pulling { done, total, seconds } => {
+            let message = format!("pulling {}{}", of(done, total), lasting(seconds));
+            verdict(Resolved, Unknown, Reason::Pulling, message)
+        }
+        Phase::Waiting => {
+            let turn = "waits for its turn: other components are being compiled";
+            let waiting = [Audited, Precompiled].map(|kind| verdict(kind, Unknown, Reason::Waiting, turn));
+            return [pulled()].into_iter().chain(waiting).collect();
+        }
+        Phase::Compiling { seconds } => {
+            return vec![
+                pulled(),
+                verdict(Audited, Unknown, Reason::Compiling, "the component is being audited"),
+                verdict(Precompiled, Unknown, Reason::Compiling, format!("compiling{}", lasting(seconds))),
+            ];
+        }
+    };
+    vec![
+        resolved,
+        verdict(Audited, Unknown, Reason::Waiting, "waits for the component"),
+        verdict(Precompiled, Unknown, Reason::Waiting, "waits for the audit"),
+    ]
+}
+
+/// So much of that, in the same unit: `3 of 18 MB`.
+fn of(done: u64, total: u64) -> String {
+    let (unit, name) = if total < 1_000_000 { (1000, "kB") } else { (1_000_000, "MB") };
+    format!("{} of {} {name}", done / unit, total.div_ceil(unit))
+}
+
+fn done(built: &Built, others: &BTreeMap<Target, BuildState>) -> Vec<Verdict> {
     use ConditionType::{Audited, Precompiled, Resolved};
     let inert = built.imports.iter().filter(|i| i.grant == Grant::Inert).count();
     let audited = match inert {
         0 => format!("{} imports, all granted", built.imports.len()),
         _ => format!("{} imports granted, {inert} linked with nothing behind them", built.imports.len() - inert),
     };
-    let compiled = format!("{} bytes for {}", built.seal.code_size, built.seal.target);
+    let resolved = match &built.unsure {
+        Some(why) => format!("{}, as long as nothing else is known: {why}", built.digest),
+        None => built.digest.clone(),
+    };
+    let size = |built: &Built| format!("{} bytes for {}", built.seal.code_size, built.seal.target);
+    // Some nodes wait for the others; the service does not.
+    let beside = others.iter().map(|(target, state)| match state {
+        BuildState::Ready(other) => size(other),
+        BuildState::Pending(_) => format!("being made for {target}"),
+        BuildState::Rejected(rejection) => format!("none for {target}: {}", rejection.message),
+    });
+    let compiled = [size(built)].into_iter().chain(beside).collect::<Vec<_>>().join(", ");
     vec![
-        verdict(Resolved, Status::True, Reason::Done, built.digest.clone()),
+        verdict(Resolved, Status::True, Reason::Done, resolved),
         verdict(Audited, Status::True, Reason::Done, audited),
         verdict(Precompiled, Status::True, Reason::Done, compiled),
     ]
@@ -108,7 +175,7 @@ fn failed(kind: ConditionType, reason: Reason, message: &str) -> Vec<Verdict> {
 }
 
 /// The step that a rejection ends.
-fn step_of(reason: Reason) -> ConditionType {
+pub(super) fn step_of(reason: Reason) -> ConditionType {
     match reason {
         Reason::PrecompiledLayer
         | Reason::NotWebAssembly
@@ -150,8 +217,14 @@ fn placed(outcome: &Outcome<'_>, old: &[Condition], generation: i64) -> Verdict 
             return verdict(kind, Status::False, *reason, message.clone());
         }
     };
+    if let Some(message) = &facts.revoked {
+        return verdict(kind, Status::False, Reason::Revoked, message.clone());
+    }
     if let Some(message) = &facts.env {
         return verdict(kind, Status::False, Reason::EnvInvalid, message.clone());
+    }
+    if let Some(message) = facts.over.as_ref().filter(|_| !facts.places.is_empty()) {
+        return verdict(kind, Status::False, Reason::PolicyViolation, message.clone());
     }
     let Facts { wanted, parked, places, short, usable_shims, patience, placeable, .. } = facts;
     let total: u32 = places.iter().map(|p| p.replicas).sum();

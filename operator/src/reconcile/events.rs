@@ -36,8 +36,8 @@ pub fn notices(old: &[Condition], new: &[Condition]) -> Vec<Notice> {
         let available = condition.type_ == ConditionType::Available.as_str();
         // Nothing serves before something has served: that is no event.
         let first = available && was.is_none_or(|was| was.status != "True");
-        // Ready repeats the reason of the step that failed.
-        let told = ready && all.iter().any(|notice| notice.reason == condition.reason);
+        // Ready repeats the reason of the step that failed, and Placed that of what is revoked.
+        let told = all.iter().any(|notice| notice.reason == condition.reason);
         // Who stops a service is told by Ready.
         let stopped = condition.reason == Reason::Stopped.as_str();
         let warning = condition.status == "False" && !first && !told && !stopped;
@@ -53,7 +53,31 @@ pub fn notices(old: &[Condition], new: &[Condition]) -> Vec<Notice> {
         });
     }
     all.retain(|notice| notice.reason != Reason::Waiting.as_str());
+    all.extend(long(old, new));
     all
+}
+
+/// Steps that take long: one Event when that is seen, and one when the step is done.
+fn long(old: &[Condition], new: &[Condition]) -> Vec<Notice> {
+    let steps = [(ConditionType::Resolved, Reason::Pulled), (ConditionType::Precompiled, Reason::Compiled)];
+    let each = steps.into_iter().filter_map(|(kind, done)| {
+        let find = |all: &[Condition]| all.iter().find(|c| c.type_ == kind.as_str()).cloned();
+        let was_long = find(old).is_some_and(|old| takes_long(&old));
+        let now = find(new)?;
+        let reason = match (was_long, takes_long(&now)) {
+            (false, true) => now.reason,
+            (true, false) if now.status == "True" => done.as_str().to_owned(),
+            _ => return None,
+        };
+        Some(Notice { warning: false, reason, message: now.message, about: now.type_ })
+    });
+    each.collect()
+}
+
+/// Whether the condition tells for how long the step has lasted.
+fn takes_long(condition: &Condition) -> bool {
+    let goes_on = [Reason::Pulling, Reason::Compiling].iter().any(|reason| reason.as_str() == condition.reason);
+    goes_on && condition.message.ends_with(" s")
 }
 
 /// The number of replicas was changed by the load. That there are none is told by Ready.
@@ -132,6 +156,31 @@ mod tests {
         assert_eq!(told(5, 0, true), None, "Ready tells");
         assert_eq!(told(1, 2, false), None, "a user has done it");
         assert_eq!(scaled(None, &status(3, true)), None);
+    }
+
+    #[test]
+    fn what_takes_long_is_told_when_it_does_and_when_it_is_done() {
+        let saying = |status, reason, message: &str| {
+            let mut all = conditions(&[("Precompiled", status, reason)]);
+            all[0].message = message.into();
+            all
+        };
+        let short = saying("Unknown", "Compiling", "compiling");
+        let (three, eight) =
+            (saying("Unknown", "Compiling", "compiling for 3 s"), saying("Unknown", "Compiling", "compiling for 8 s"));
+        let done = saying("True", "Done", "9 bytes");
+        let failed = saying("False", "CompileFailed", "it does not compile");
+        for (old, new, want) in [
+            (&short, &three, vec!["Compiling: compiling for 3 s"]),
+            (&three, &eight, vec![]),
+            (&eight, &done, vec!["Compiled: 9 bytes"]),
+            (&short, &done, vec![]),
+            (&done, &done, vec![]),
+            (&eight, &failed, vec!["CompileFailed: it does not compile"]),
+        ] {
+            let got = notices(old, new).into_iter().map(|n| format!("{}: {}", n.reason, n.message));
+            assert_eq!(got.collect::<Vec<_>>(), want, "{old:?} → {new:?}");
+        }
     }
 
     #[test]

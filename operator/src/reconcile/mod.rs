@@ -9,18 +9,22 @@ pub mod demand;
 pub mod env;
 pub mod events;
 pub mod failures;
+pub mod imports;
 pub mod lanes;
 pub mod measured;
 pub mod observe;
+mod permitted;
+mod pin;
 pub mod plan;
 pub mod quantity;
 pub mod refused;
 pub mod slices;
 pub mod status_of;
+mod targets;
 pub mod views;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -43,6 +47,7 @@ use crate::{
     metrics::Metrics,
     moves::NextMove,
     nodes::facts::NodeStore,
+    policy::PolicyStore,
     said,
     wake::ServiceRef,
 };
@@ -58,6 +63,8 @@ use status_of::{Outcome, status_of};
 const REPAIR: Duration = Duration::from_secs(600);
 /// A shim that could not load a service is asked again after this.
 const RELOAD: Duration = Duration::from_secs(60);
+/// Nobody tells when the last shim has let go what is revoked.
+const DRAIN: Duration = Duration::from_secs(1);
 /// Nobody tells when other services have made room.
 const ROOM: Duration = Duration::from_secs(15);
 /// How long a joining shim waits for what the shim that it replaces serves and cannot be made for now. In this time what
@@ -77,6 +84,8 @@ pub struct Context {
     pub builds: Arc<Builds>,
     /// The cluster's Nodes.
     pub nodes: NodeStore,
+    /// What services may be.
+    pub policies: PolicyStore,
     /// What each service has been given.
     pub ledger: Arc<Mutex<Ledger>>,
     /// The service that is to move next, to even out what nodes are given.
@@ -151,6 +160,11 @@ async fn one(service: Arc<WasmService>, context: &Context) -> Result<(Action, &'
     }
     context.hub.sessions().retry_failed(&id.uid, Instant::now(), RELOAD);
     let mut observed = observe::observe(service, &id, context).await?;
+    context.hub.sessions().keep_withdrawn(&id.uid, observed.withdrawn);
+    if observed.revoked().is_some() {
+        // Before its endpoints, and whatever comes of the plan: it answers nobody any more.
+        context.hub.sessions().withdraw(&id.uid);
+    }
     let planned = loop {
         let planned = planned(&observed, context);
         let unseen = planned.as_ref().map(|plan| plan.slices.unseen(&observed.slices)).unwrap_or_default();
@@ -182,6 +196,7 @@ async fn one(service: Arc<WasmService>, context: &Context) -> Result<(Action, &'
                 {
                     *patience
                 }
+                Facts { revoked: Some(_), .. } => DRAIN,
                 Facts { short: Some(_), .. } => ROOM,
                 Facts { failures, .. } if failures.is_empty() => REPAIR,
                 _ => RELOAD,
@@ -242,7 +257,8 @@ async fn write_status(service: &WasmService, status: WasmServiceStatus, context:
     context.metrics.status_written();
     let old = service.status.as_ref();
     let turned = events::notices(old.map(|s| s.conditions.as_slice()).unwrap_or_default(), &status.conditions);
-    let notices = events::scaled(old, &status).into_iter().chain(turned).collect();
+    let changed = imports::changed(old, &status);
+    let notices = events::scaled(old, &status).into_iter().chain(changed).chain(turned).collect();
     events::publish(&context.recorder, &service.object_ref(&()), notices).await;
     Ok(())
 }

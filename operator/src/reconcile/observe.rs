@@ -1,6 +1,7 @@
 //! What is. In: a WasmService; out: everything that its plan depends on. IO, reading only.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,21 +10,25 @@ use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::{core::v1 as core, discovery::v1::EndpointSlice};
 use kube::Api;
 use podless_crds::WasmService;
+use podless_engine::Target;
 
 use super::{
     Context,
-    children::{Child, Recorded, recorded, slice_name},
+    children::{Child, Recorded, recorded, recorded_port, slice_name},
     demand::Demand,
     env::{self, Env, EnvError},
     measured::{Measured, measure},
+    pin::{pin, resolved_for},
     plan::PATIENCE,
     slices::Slices,
+    targets::{made_again, targets},
     views::{ShimView, views},
 };
 use crate::{
-    build::{BuildState, Wanted},
+    build::{BuildState, Wanted, compiler_options},
     link::content::{Assigned, Content},
     nodes::facts::AllNodes,
+    policy::{Judgement, permitted},
     schedule::Move,
     shims::shim_pods,
     wake::ServiceRef,
@@ -45,8 +50,14 @@ pub struct Observed {
     pub slices: Slices,
     /// What the first one remembers, if it is ours.
     pub record: Option<Recorded>,
+    /// The highest generation that was taken away because it is revoked; 0 when there is none.
+    pub withdrawn: u64,
+    /// What policies say of it.
+    pub judgement: Judgement,
     /// What has become of its artifact.
     pub build: BuildState,
+    /// What has become of the same component for other targets, where its nodes have several; nothing before there is the one.
+    pub other_targets: BTreeMap<Target, BuildState>,
     /// What this leader has assigned.
     pub assigned: Option<Arc<Assigned>>,
     /// The content of that, sealed by the present key: what is served on while there is nothing newer.
@@ -79,37 +90,62 @@ pub async fn observe(service: Arc<WasmService>, id: &ServiceRef, context: &Conte
     let sources = env::read(&context.client, &id.namespace, env::sources(&service));
     let (child, slices, found) = tokio::try_join!(children.get_opt(&id.name), look_for(names, id, context), sources)?;
 
-    let build = context.builds.ask(wanted(&service, id));
-    let port = context.ledger().ports.port_of(&id.uid);
+    let judgement = context.policies.judge(&id.namespace, &service.spec);
+    let permitted = permitted(&service, pin(&service).as_ref());
+    let patience = PATIENCE.saturating_sub(context.leading_since.elapsed());
+    let (may_miss, nodes) = (!patience.is_zero(), context.nodes.all());
+    let targets = targets(&service, &id.uid, context.hub.sessions().targets(), may_miss, &nodes);
+    let target = context.builds.first(&id.uid, &service.spec.revision.image, &targets);
+    context.builds.keep_only(&id.uid, |other| other == target || targets.contains(&other));
+    let wanted = wanted(&service, id, target, &judgement, permitted.is_some());
+    let build = judgement.gate(permitted.as_deref(), || context.builds.ask(wanted.clone()));
+    let other_targets = match &build {
+        BuildState::Ready(built) => {
+            let others = targets.into_iter().filter(|other| *other != target);
+            others.map(|other| (other, context.builds.ask(wanted.clone().beside(built, other)))).collect()
+        }
+        BuildState::Pending(_) | BuildState::Rejected(_) => BTreeMap::new(),
+    };
+    let spec = judgement.capped(&service.spec);
+    let first = slices.get(&slice_name(&id.name)).and_then(Child::ours);
+    let port = context.ledger().ports.keep(&id.uid, first.and_then(recorded_port));
     let pods = shim_pods(&context.pods);
     let sessions = context.hub.sessions();
     let assigned = sessions.assigned(&id.uid);
     // A new leader goes on from what is placed.
-    let shims = views(&sessions, &pods, &id.uid, context.leading_since, Instant::now());
-    let record = slices.get(&slice_name(&id.name)).and_then(Child::ours).and_then(recorded);
+    let record = first.and_then(recorded);
+    let build = match assigned {
+        None => made_again(build, &other_targets, &service, record.as_ref()),
+        Some(_) => build,
+    };
+    let withdrawn = record.as_ref().map_or(0, |record| record.withdrawn).max(sessions.withdrawn(&id.uid));
+    let shims = views(&sessions, &pods, &id.uid, withdrawn, context.leading_since, Instant::now());
     let nodes = record.as_ref().map(|record| &record.nodes);
     let placed = nodes.into_iter().flatten().fold(0u32, |sum, (_, node)| sum.saturating_add(node.replicas));
     // Of what this leader has not assigned yet it believes nobody a word.
     let unheard =
         placed > 0 && assigned.is_none() || nodes.into_iter().flatten().any(|(node, _)| is_unheard(node, &shims));
-    let decided = context.hub.autoscale.desired(&id.uid, &service.spec, placed, unheard, Instant::now());
+    let decided = context.hub.autoscale.desired(&id.uid, &spec, placed, unheard, Instant::now());
     // A key that was read can always seal; if not, what is assigned stays as it is.
     let refreshed = |a: &Arc<Assigned>| context.hub.signing.refresh(&a.content).unwrap_or_else(|_| a.content.clone());
     Ok(Observed {
         child: Child::of(child, id),
         slices,
         record,
+        withdrawn,
+        judgement,
         build,
+        other_targets,
         kept: assigned.as_ref().map(refreshed),
         assigned,
         port,
         shims,
         nodes: context.nodes.all(),
         env: env::resolve(&service.spec.revision.env, &found),
-        demand: Demand::of(&service.spec, decided),
+        demand: Demand::of(&spec, decided),
         rebalance: context.next_move.of(&id.uid),
         measured: sessions.reports_of(&id.uid).map(|reports| measure(&reports)).unwrap_or_default(),
-        patience: PATIENCE.saturating_sub(context.leading_since.elapsed()),
+        patience,
         epoch: sessions.epoch(),
         id: id.clone(),
         service,
@@ -140,23 +176,30 @@ fn is_unheard(node: &str, shims: &[ShimView]) -> bool {
     here.peek().is_some() && here.all(|shim| !shim.connected)
 }
 
-/// What the service wants built. A digest that status has pinned for this very generation and reference is kept.
-fn wanted(service: &WasmService, id: &ServiceRef) -> Wanted {
+/// What the service wants built.
+pub(super) fn wanted(
+    service: &WasmService,
+    id: &ServiceRef,
+    target: Target,
+    judgement: &Judgement,
+    permitted: bool,
+) -> Wanted {
     let spec = &service.spec;
-    let status = service.status.as_ref();
-    let generation = service.metadata.generation.unwrap_or(0);
-    let resolved = status
-        .iter()
-        .flat_map(|s| &s.conditions)
-        .any(|c| c.type_ == "Resolved" && c.status == "True" && c.observed_generation == service.metadata.generation);
-    let pinned = status.and_then(|s| s.image.as_ref()).filter(|i| resolved && i.reference == spec.revision.image);
     Wanted {
         service: id.clone(),
         image: spec.revision.image.clone(),
-        generation,
-        pinned: pinned.map(|image| image.digest.clone()),
+        revision: resolved_for(service),
+        pinned: pin(service),
+        // What the tag means by now would not be permitted.
+        resolve_every: spec.resolve_every().filter(|_| judgement.violations.is_empty()),
         pull_secrets: spec.image_pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
         logging: spec.revision.capabilities.logging.is_some(),
         outbound_http: spec.revision.capabilities.outbound_http.is_some(),
+        strict: spec.revision.capabilities.strict,
+        target,
+        compiler: compiler_options(spec.revision.compiler),
+        signatures: judgement.signatures.clone(),
+        permitted,
+        revoked: judgement.revoked.clone(),
     }
 }

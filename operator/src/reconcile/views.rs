@@ -28,8 +28,12 @@ pub struct ShimView {
     pub terminating: bool,
     /// Its link is up.
     pub connected: bool,
-    /// It runs what the operator compiles for; not known before it has connected to this leader.
+    /// It runs an engine that the operator compiles for; not known before it has connected to this leader.
     pub matches: bool,
+    /// Fingerprint of its engine, as it has said.
+    pub engine: String,
+    /// What machine code that runs, for sentences.
+    pub target: String,
     /// How long its link has been down.
     pub silent: Duration,
     /// Nobody reaches it: its node is believed to be lost.
@@ -40,6 +44,8 @@ pub struct ShimView {
     pub pardoned: bool,
     /// Generation of this service's assignment that it serves.
     pub serves: Option<u64>,
+    /// What it serves is revoked: it is to let that go, and serves nothing.
+    pub lets_go: bool,
     /// It could not load this.
     pub failed: Option<Failure>,
     /// Instances that may be live at once, as it has said.
@@ -49,11 +55,12 @@ pub struct ShimView {
 }
 
 /// Every shim there is, by the uid of its pod. A shim that has never connected to this leader counts as silent since
-/// the leader began.
+/// the leader began. Up to generation `withdrawn` the service is revoked.
 pub fn views(
     sessions: &Sessions,
     pods: &[ShimPod],
     service: &str,
+    withdrawn: u64,
     leading_since: Instant,
     now: Instant,
 ) -> Vec<ShimView> {
@@ -94,8 +101,11 @@ pub fn views(
         view.connected = shim.connected;
         view.pardoned = shim.pardoned;
         view.matches = sessions.matches(shim);
+        (view.engine, view.target) = (shim.hello.fingerprint.clone(), shim.hello.target.clone());
         view.silent = if shim.connected { Duration::ZERO } else { now.duration_since(shim.since) };
-        view.serves = shim.known.get(service).copied();
+        let known = shim.known.get(service).copied();
+        view.serves = known.filter(|generation| *generation > withdrawn);
+        view.lets_go = known.is_some() && view.serves.is_none();
         view.failed = shim.failed.get(service).cloned();
         view.slots = shim.hello.capacity.as_ref().map(|capacity| capacity.instances);
     }

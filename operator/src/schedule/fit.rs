@@ -31,6 +31,8 @@ pub enum Misfit {
     Uneven,
     /// It has said nothing to this leader yet: it keeps what it has.
     Silent,
+    /// There is no machine code for its shim yet, which runs this target.
+    NoArtifact(String),
 }
 
 impl fmt::Display for Misfit {
@@ -46,6 +48,7 @@ impl fmt::Display for Misfit {
             Self::Slots => f.write_str("had too few instance slots"),
             Self::Uneven => f.write_str("could take more than the others, and a service's nodes are even"),
             Self::Silent => f.write_str("not connected to this leader yet"),
+            Self::NoArtifact(target) => write!(f, "had no artifact for {target} yet"),
         }
     }
 }

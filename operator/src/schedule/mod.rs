@@ -104,6 +104,11 @@ pub fn place(ask: &Ask<'_>, nodes: &BTreeMap<String, Node<'_>>, current: &BTreeM
     Placement { replicas, misfits }
 }
 
+/// Whether a service may be on the node of this name, however much is taken of it.
+pub fn admits(ask: &Ask<'_>, name: &str, facts: &NodeFacts) -> bool {
+    fit::fit(ask, name, &Node::new(facts), 0).is_ok()
+}
+
 /// Why a service has no more nodes, in `kubectl describe pod`'s own style. `elsewhere` are nodes without a shim.
 pub fn sentence(misfits: &BTreeMap<Misfit, usize>, elsewhere: usize, more: bool) -> String {
     let mut misfits = misfits.clone();

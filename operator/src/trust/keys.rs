@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use podless_artifact::seal::{SealError, SealKey, TrustedKeys};
+use podless_artifact::seal::{SealError, SealKey, TrustedKeys, trust_name};
 use rcgen::KeyPair;
 use rustls::{
     RootCertStore,
@@ -156,6 +156,11 @@ impl Keys {
         self.ca.bundle()
     }
 
+    /// Name of what shims are to trust: of both bundles.
+    pub fn trust(&self) -> String {
+        trust_name(&self.authorities(), &self.seals())
+    }
+
     /// Public seal keys that shims are to trust, PEM.
     pub fn seals(&self) -> String {
         self.seal.bundle()
@@ -200,8 +205,13 @@ impl Keys {
 
     /// Whether a change is under way: something is announced, or an old key is still trusted.
     pub fn is_changing(&self) -> bool {
+        self.changes(true, false) || self.changes(false, true)
+    }
+
+    /// Whether each of these has a change under way.
+    pub(super) fn changes(&self, ca: bool, seal: bool) -> bool {
         let changing = |series: &Series| series.next.is_some() || series.before.is_some();
-        changing(&self.ca) || changing(&self.seal)
+        (!ca || changing(&self.ca)) && (!seal || changing(&self.seal))
     }
 
     /// First step: what comes next, to be trusted beside what is.

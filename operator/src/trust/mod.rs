@@ -31,17 +31,20 @@ use tonic::transport::Identity;
 use crate::{
     build::{Builds, Registry},
     keep,
+    link::Hub,
     metrics::Metrics,
     wake::Wake,
 };
 pub use keys::{KeyError, Keys};
-use rotation::{Asked, Turn, turn};
+use rotation::{Asked, Turn, at_start, turn};
 pub use signing::{Resealed, Signing};
 
 /// Name of the Secret.
 const SECRET: &str = "podless-keys";
 /// Annotation of the Secret by which somebody asks for new keys.
 const ROTATE: &str = "podless.dev/rotate";
+/// In a hurry, how long shims have at least: those that were about to connect are heard.
+const LEAST: Duration = Duration::from_secs(20);
 /// How often Secret and ConfigMap are looked at.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -63,7 +66,7 @@ pub async fn establish(client: &Client, namespace: &str) -> Result<Keys, TrustEr
     let keys = match secrets.get_opt(SECRET).await? {
         Some(found) => {
             let keys = read(&found)?;
-            let turn = turn(&keys, Asked::default(), false, &dns_name, now)?;
+            let turn = at_start(&keys, &dns_name, now)?;
             if turn.keys != keys {
                 write(&secrets, &found, &turn).await?;
             }
@@ -137,6 +140,8 @@ pub struct Trust {
     pub namespace: String,
     /// How long shims may take to learn of what was published.
     pub overlap: Duration,
+    /// The shims, which say what they trust.
+    pub hub: Arc<Hub>,
     /// Told of another seal key.
     pub signing: Arc<Signing>,
     /// As is the cache of artifacts.
@@ -157,7 +162,7 @@ impl Trust {
         let mut since = Instant::now();
         loop {
             tokio::time::sleep(LOOK).await;
-            match self.look(&keys, since.elapsed() >= self.overlap).await {
+            match self.look(&keys, since.elapsed()).await {
                 Ok(Some(new)) => (keys, since) = (new, Instant::now()),
                 Ok(None) => {}
                 Err(error) => tracing::warn!(%error, "keys and trust cannot be kept for now"),
@@ -166,7 +171,7 @@ impl Trust {
     }
 
     /// One look; answers what is published from now on, when it is something else or was not so.
-    async fn look(&self, keys: &Keys, waited: bool) -> Result<Option<Keys>, TrustError> {
+    async fn look(&self, keys: &Keys, since: Duration) -> Result<Option<Keys>, TrustError> {
         let secrets = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
         let now = SystemTime::now();
         let new = match secrets.get_opt(SECRET).await? {
@@ -175,9 +180,15 @@ impl Trust {
                 let wish = found.annotations().get(ROTATE);
                 let (asked, unknown) = Asked::read(wish.map_or("", |wish| wish.as_str()));
                 if !unknown.is_empty() {
-                    tracing::warn!(?unknown, "annotation {ROTATE} of {SECRET}: write tls, ca or seal");
+                    tracing::warn!(
+                        ?unknown,
+                        "annotation {ROTATE} of {SECRET}: write tls, ca or seal, and ! after it when it has leaked"
+                    );
                 }
-                let turn = turn(&there, asked, waited && there == *keys, &dns_name(&self.namespace), now)?;
+                // In a hurry, who is connected has to say so; who is not is left behind.
+                let known = || since >= LEAST && self.hub.sessions().all_trust(&keys.trust());
+                let settled = there == *keys && (since >= self.overlap || asked.at_once && known());
+                let turn = turn(&there, asked, settled, &dns_name(&self.namespace), now)?;
                 if turn.keys != there || wish.is_some() && turn.heard {
                     write(&secrets, &found, &turn).await?;
                     tracing::info!(made = ?turn.made, changing = turn.keys.is_changing(), "keys have changed");

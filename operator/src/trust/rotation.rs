@@ -14,18 +14,23 @@ pub(super) struct Asked {
     pub(super) ca: bool,
     /// The seal key.
     pub(super) seal: bool,
+    /// As fast as the shims learn of it: a key has leaked.
+    pub(super) at_once: bool,
 }
 
 impl Asked {
-    /// Reads `tls`, `ca` and `seal`, with commas between them; other words are the second half.
+    /// Reads `tls`, `ca` and `seal`, with commas between them, and `!` after those that are in a hurry; other words are the
+    /// second half.
     pub(super) fn read(text: &str) -> (Self, Vec<&str>) {
         let (mut asked, mut unknown) = (Self::default(), vec![]);
         for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-            match word {
+            let name = word.strip_suffix('!');
+            asked.at_once |= name.is_some();
+            match name.unwrap_or(word) {
                 "tls" => asked.tls = true,
                 "ca" => asked.ca = true,
                 "seal" => asked.seal = true,
-                other => unknown.push(other),
+                _ => unknown.push(word),
             }
         }
         (asked, unknown)
@@ -58,21 +63,28 @@ pub(super) fn turn(
 ) -> Result<Turn, KeyError> {
     let mut turn = Turn { keys: keys.clone(), made: vec![], heard: true };
     if keys.is_changing() {
-        // One change after another.
-        turn.heard = !asked.is_slow();
         if settled {
             let (ca, seal) = turn.keys.advance(dns_name, now)?;
             turn.made.extend([ca.then_some("ca"), ca.then_some("tls"), seal.then_some("seal")].into_iter().flatten());
         }
+        // One change after another. A hurry lasts until its own is over.
+        let over = asked.at_once && keys.changes(asked.ca, asked.seal) && !turn.keys.is_changing();
+        turn.heard = !asked.is_slow() || over;
     } else {
         let old = keys.is_old(now);
         turn.keys.announce(asked.ca || old, asked.seal || old, now)?;
+        turn.heard = !(asked.is_slow() && asked.at_once);
     }
     if asked.tls && turn.heard || !turn.keys.is_fresh(dns_name, now) {
         turn.keys.renew(dns_name, now)?;
         turn.made.push("tls");
     }
     Ok(turn)
+}
+
+/// What is due at the start, before anything can be asked for: a wish stays for the first look.
+pub(super) fn at_start(keys: &Keys, dns_name: &str, now: SystemTime) -> Result<Turn, KeyError> {
+    Ok(Turn { heard: false, ..turn(keys, Asked::default(), false, dns_name, now)? })
 }
 
 #[cfg(test)]
@@ -110,10 +122,42 @@ mod tests {
     }
 
     #[test]
+    fn a_hurry_lasts_until_the_leaked_key_is_forgotten() {
+        let now = SystemTime::now();
+        let keys = Keys::generate(NAME, now).expect("keys");
+        let look = |keys: &Keys, settled| turn(keys, Asked::read("seal!").0, settled, NAME, now).expect("no error");
+        let announced = look(&keys, true);
+        assert!(announced.keys.is_changing() && !announced.heard, "another leader has to know of it");
+        let used = look(&announced.keys, true);
+        assert_eq!((used.made.as_slice(), used.heard), (&["seal"][..], false));
+        let waits = look(&used.keys, false);
+        assert!(waits.keys == used.keys && !waits.heard);
+        let over = look(&used.keys, true);
+        assert!(!over.keys.is_changing() && over.heard);
+
+        // The authority is being changed: that comes first, and then what was asked for.
+        let other = turn(&keys, Asked::read("ca").0, true, NAME, now).expect("no error").keys;
+        let used = look(&other, true);
+        let over = look(&used.keys, true);
+        assert!(!over.keys.is_changing() && !over.heard);
+        assert!(look(&over.keys, true).keys.is_changing());
+    }
+
+    #[test]
+    fn what_is_due_at_the_start_leaves_a_wish_for_the_first_look() {
+        let now = SystemTime::now();
+        let keys = Keys::generate(NAME, now).expect("keys");
+        let due = at_start(&keys, NAME, now + Duration::from_secs(300 * 86_400)).expect("no error");
+        assert_eq!((due.made.as_slice(), due.heard), (&["tls"][..], false));
+    }
+
+    #[test]
     fn wishes_are_read_and_what_is_none_is_told() {
-        let all = Asked { tls: true, ca: true, seal: true };
+        let all = Asked { tls: true, ca: true, seal: true, at_once: false };
         assert_eq!(Asked::read("tls, ca,seal"), (all, vec![]));
         assert_eq!(Asked::read(""), (Asked::default(), vec![]));
         assert_eq!(Asked::read("seal,everything").1, ["everything"]);
+        assert_eq!(Asked::read("tls,ca!, seal").0, Asked { at_once: true, ..all });
+        assert_eq!(Asked::read("seal!,!").1, ["!"]);
     }
 }

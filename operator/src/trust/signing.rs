@@ -9,7 +9,7 @@ use podless_crds::Reason;
 
 use crate::{
     build::{Artifacts, Built, Progress, Rejection, Wanted},
-    link::content::Content,
+    link::content::{Artifact, Content},
 };
 
 /// Holds the key.
@@ -38,12 +38,16 @@ impl Signing {
 
     /// What is assigned, sealed by the present key: the same when it is so already.
     pub fn refresh(&self, content: &Arc<Content>) -> Result<Arc<Content>, SealError> {
-        // A seal is two strings: it is always JSON.
-        let sealed = serde_json::to_string(&self.key().seal(&content.seal)?).unwrap_or_default();
-        if sealed == content.sealed {
+        let key = self.key();
+        let name = key.name();
+        if content.artifacts.values().all(|artifact| artifact.sealer == name) {
             return Ok(content.clone());
         }
-        Ok(Arc::new(Content { sealed, ..Content::clone(content) }))
+        let resealed = content.artifacts.iter().map(|(engine, Artifact { seal, code, .. })| {
+            Ok((engine.clone(), Artifact::new(seal.clone(), &key.seal(seal)?, code.clone())))
+        });
+        let artifacts = resealed.collect::<Result<_, SealError>>()?;
+        Ok(Arc::new(Content { artifacts, ..Content::clone(content) }))
     }
 
     /// The same artifact, sealed by the present key: a seal is the same each time, so this changes what another key
@@ -65,13 +69,15 @@ pub struct Resealed {
 impl Artifacts for Resealed {
     fn build(&self, wanted: Wanted, progress: Progress) -> BoxFuture<'static, Result<Built, Rejection>> {
         let (built, signing) = (self.maker.build(wanted, progress), self.signing.clone());
-        async move {
-            signing.reseal(built.await?).map_err(|error| Rejection {
-                reason: Reason::InternalError,
-                message: format!("the operator cannot seal: {error}; it is tried again"),
-                transient: true,
-            })
-        }
-        .boxed()
+        async move { signing.reseal(built.await?).map_err(cannot_seal) }.boxed()
     }
+
+    fn kept(&self, wanted: Wanted) -> BoxFuture<'static, Option<Result<Built, Rejection>>> {
+        let (kept, signing) = (self.maker.kept(wanted), self.signing.clone());
+        async move { Some(kept.await?.and_then(|built| signing.reseal(built).map_err(cannot_seal))) }.boxed()
+    }
+}
+
+fn cannot_seal(error: SealError) -> Rejection {
+    Rejection::passing(Reason::InternalError, format!("the operator cannot seal: {error}; it is tried again"))
 }

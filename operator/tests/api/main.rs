@@ -5,11 +5,15 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod env;
+mod link;
 mod many;
+mod named;
 mod operator;
 mod place;
+mod policy;
 mod replaced;
 mod scale;
 mod slices;
 mod states;
 mod strangers;
+mod targets;

@@ -20,14 +20,20 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
     runtime::events::Reporter,
 };
-use podless_artifact::seal::{HttpWorld, Seal, SealKey};
-use podless_crds::{ConditionType, Reason, WasmNode, WasmService};
+use podless_artifact::{
+    Held,
+    seal::{HttpWorld, Seal, SealKey},
+};
+use podless_crds::{ConditionType, Reason, WasmNode, WasmPolicy, WasmService};
+use podless_engine::Target;
 use podless_link::v1::{self, ack};
 use podless_operator::{
-    build::{Artifacts, Built, Code, Progress, Rejection, Wanted},
+    build::{Artifacts, Built, Code, Origin, Progress, Rejection, Wanted},
     link::{auth::Identity, sessions::Next},
     metrics::Metrics,
+    namespaces::Namespaces,
     nodes::facts,
+    policy,
     reconcile::{
         Context,
         children::{recorded, recorded_port, slice_name},
@@ -51,25 +57,42 @@ impl Artifacts for Pretended {
         let key = self.0.clone();
         async move {
             if wanted.image.contains("broken") {
-                let message = "the layer is a core module: make a component of it".to_owned();
-                return Err(Rejection { reason: Reason::CoreModule, message, transient: false });
+                let message = "the layer is a core module: make a component of it";
+                return Err(Rejection::mistake(Reason::CoreModule, message));
             }
+            if wanted.image.contains(&format!("not-for-{}", wanted.target)) {
+                return Err(Rejection::mistake(Reason::CompileFailed, "it does not compile"));
+            }
+            // A tag and what it means are the same here.
+            let name = wanted.image.split('@').next().unwrap_or_default();
             let seal = Seal {
-                component: format!("sha256:{}", wanted.image),
-                code_sha256: wanted.image.clone(),
+                component: format!("sha256:{name}"),
+                code_sha256: format!("{name} for {}", wanted.target),
                 code_size: 0,
-                fingerprint: podless_engine::fingerprint(),
-                target: podless_engine::TARGET.to_owned(),
+                fingerprint: podless_engine::fingerprint(wanted.target),
+                wasmtime: podless_engine::WASMTIME_VERSION.to_owned(),
+                target: wanted.target.to_string(),
                 http: HttpWorld::P2,
+                made_at: "2026-01-31T12:00:00Z".to_owned(),
             };
             let file = tempfile::tempfile().expect("a file");
             Ok(Built {
-                digest: format!("sha256:{}", wanted.image),
+                digest: format!("sha256:{name}"),
+                manifest: None,
                 component_size: 1,
                 imports: vec![],
                 sealed: key.seal(&seal).expect("sealed"),
                 compile_millis: 1,
-                code: Arc::new(Code { sha256: seal.code_sha256.clone(), size: 0, file }),
+                origin: Origin::Compiled,
+                unverified: None,
+                unsure: None,
+                code: Arc::new(Code {
+                    sha256: seal.code_sha256.clone(),
+                    size: 0,
+                    file,
+                    note: String::new(),
+                    held: Held::default(),
+                }),
                 seal,
             })
         }
@@ -101,6 +124,11 @@ impl Operator {
 
     /// Another operator in the same place.
     pub(crate) async fn again(kube: Client, namespace: &str) -> Result<Self> {
+        Self::of(kube.clone(), kube, namespace, &Namespaces::default()).await
+    }
+
+    /// An operator that may do what `rights` may, and serves these namespaces; `kube` is the test's own.
+    pub(crate) async fn of(kube: Client, rights: Client, namespace: &str, namespaces: &Namespaces) -> Result<Self> {
         let key = || SealKey::from_random([7; 32]);
         let settings = Settings {
             namespace: namespace.to_owned(),
@@ -111,19 +139,31 @@ impl Operator {
         };
         let reporter = Reporter { controller: "podless-operator".into(), instance: Some("test".into()) };
         let artifacts = Arc::new(Pretended(Arc::new(key())));
-        let parts = Parts::new(kube.clone(), artifacts, settings, reporter, Metrics::default(), key()).await?;
-        let Parts { controller, context, writer, nodes } = parts;
+        let client = rights.clone();
+        let parts = Parts::new(client, namespaces, artifacts, settings, reporter, Metrics::default(), key()).await?;
+        let Parts { controller, context, writer, nodes, policies } = parts;
         let mut tasks = JoinSet::new();
         let (hub, builds) = (context.hub.clone(), context.builds.clone());
-        tasks.spawn(shims::follow(kube.clone(), namespace.to_owned(), hub.clone(), writer));
-        tasks.spawn(facts::follow(kube.clone(), hub.wake.clone(), nodes));
-        tasks.spawn(sources::follow(kube.clone(), hub.clone(), builds.clone()));
+        tasks.spawn(shims::follow(rights.clone(), namespace.to_owned(), hub.clone(), writer));
+        tasks.spawn(facts::follow(rights.clone(), hub.wake.clone(), nodes));
+        let follow = policy::Follow {
+            client: rights.clone(),
+            namespace: namespace.to_owned(),
+            hub: hub.clone(),
+            recorder: context.recorder.clone(),
+            writer: policies,
+        };
+        tasks.spawn(follow.run());
+        let (client, named) = (rights.clone(), namespaces.clone());
+        let (of, making) = (hub.clone(), builds.clone());
+        tasks.spawn(async move { sources::follow(client, &named, of, making).await });
         context.pods.wait_until_ready().await?;
         context.nodes.wait_until_ready().await?;
+        context.policies.wait_until_ready().await?;
         tasks.spawn(reconcile_all(controller, context.clone()));
         hub.wait_until_ready().await?;
-        let watch = tombstone::watch(kube.clone(), hub, builds, context.ledger.clone(), context.failures.clone());
-        tasks.spawn(async move { match watch.await {} });
+        let (ledger, failures, named) = (context.ledger.clone(), context.failures.clone(), namespaces.clone());
+        tasks.spawn(async move { match tombstone::watch(rights, &named, hub, builds, ledger, failures).await {} });
         Ok(Self { kube, namespace: namespace.to_owned(), context, tasks })
     }
 
@@ -133,6 +173,11 @@ impl Operator {
 
     /// A shim in a pod of this name: a node may have two.
     pub(crate) fn connect_pod(&mut self, pod: &str, node: &str, known: &[(&str, u64)]) -> Shim {
+        self.connect_target(pod, node, known, Target::default())
+    }
+
+    /// A shim that runs machine code of this target.
+    pub(crate) fn connect_target(&mut self, pod: &str, node: &str, known: &[(&str, u64)], target: Target) -> Shim {
         let identity = Identity {
             pod_uid: format!("{}-{pod}", self.namespace),
             pod_name: format!("podless-shim-{pod}"),
@@ -141,8 +186,12 @@ impl Operator {
         };
         let known =
             known.iter().map(|(uid, generation)| v1::Known { service_uid: (*uid).to_owned(), generation: *generation });
-        let hello =
-            v1::Hello { fingerprint: podless_engine::fingerprint(), known: known.collect(), ..Default::default() };
+        let hello = v1::Hello {
+            fingerprint: podless_engine::fingerprint(target),
+            target: target.to_string(),
+            known: known.collect(),
+            ..Default::default()
+        };
         let hub = self.context.hub.clone();
         let (key, notify) = hub.sessions().open(identity, hello, hub.service_uids(), Instant::now());
         hub.membership_changed();
@@ -154,9 +203,10 @@ impl Operator {
             loop {
                 loop {
                     let Some(next) = hub.sessions().next(&key) else { break };
-                    let ours = !matches!(&next, Next::Assign(assigned, _) if assigned.service.namespace != mine);
+                    let ours = !matches!(&next, Next::Assign(assigned, ..) if assigned.service.namespace != mine);
                     let (said, ack) = match next {
-                        Next::Assign(assigned, share) => {
+                        Next::Assign(assigned, share, artifact) => {
+                            assert_eq!(artifact.seal.target, target.to_string(), "none other runs here");
                             let loaded = ack::Outcome::Loaded(v1::Loaded {});
                             let uid = assigned.service.uid.clone();
                             let generation = assigned.generation;
@@ -164,13 +214,14 @@ impl Operator {
                             let said = format!("assign {} {generation} budget {}", assigned.service.name, share.budget);
                             (said, Some(v1::Ack { service_uid: uid, generation, outcome: Some(loaded) }))
                         }
-                        Next::Withdraw { service, generation } => {
+                        Next::Withdraw { service, generation, .. } => {
                             let withdrawn = Some(ack::Outcome::Withdrawn(v1::Withdrawn {}));
                             let said = format!("withdraw {service}");
                             (said, Some(v1::Ack { service_uid: service, generation, outcome: withdrawn }))
                         }
                         Next::Synced => ("synced".to_owned(), None),
                         Next::Probe(probe) => (format!("probe {}", probe.address), None),
+                        Next::Recall(_) => continue,
                         // When it comes depends on who loads first.
                         Next::Spread(hint) => {
                             spread.lock().expect("no panic").push((hint.before, hint.after));
@@ -277,7 +328,7 @@ pub(crate) async fn connect() -> Result<Client> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let kube = Client::try_default().await.context("KUBECONFIG names no cluster that answers")?;
     let crds = Api::<CustomResourceDefinition>::all(kube.clone());
-    for crd in [WasmService::crd(), WasmNode::crd()] {
+    for crd in [WasmService::crd(), WasmNode::crd(), WasmPolicy::crd()] {
         let params = PatchParams::apply("test").force();
         crds.patch(&crd.name_any(), &params, &Patch::Apply(&crd)).await?;
         let established = kube::runtime::conditions::is_crd_established();
@@ -288,7 +339,7 @@ pub(crate) async fn connect() -> Result<Client> {
     Ok(kube)
 }
 
-async fn make_namespace(kube: &Client, name: &str) -> Result<()> {
+pub(crate) async fn make_namespace(kube: &Client, name: &str) -> Result<()> {
     let api = Api::<Namespace>::all(kube.clone());
     // Of an earlier run that failed.
     let start = Instant::now();

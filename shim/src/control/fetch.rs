@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::{
     link::Client,
     store::{Store, StoreError, Verified},
+    verify::Order,
 };
 
 /// Longest wait for the next bytes.
@@ -38,9 +39,33 @@ pub(crate) async fn fetch(client: Option<Client>, store: &Store, seal: &Seal) ->
     let refused = |status| FetchError::Refused(Box::new(status));
     let stream = timeout(STALL, client.fetch(request)).await.map_err(|_| FetchError::Stalled)?;
     let mut stream = stream.map_err(refused)?.into_inner();
-    let mut receiving = store.receive(seal)?;
+    let (mut receiving, mut note) = (store.receive(seal)?, vec![]);
     while let Some(chunk) = timeout(STALL, stream.message()).await.map_err(|_| FetchError::Stalled)?.map_err(refused)? {
         receiving.write(&chunk.data)?;
+        if note.is_empty() {
+            note = chunk.note;
+        }
     }
-    Ok(receiving.finish()?)
+    let verified = receiving.finish()?;
+    // Nothing here depends on it.
+    if let Err(error) = store.keep_note(seal, &note) {
+        tracing::warn!(%error, "the note of an artifact cannot be kept: the operator cannot have it back from here");
+    }
+    Ok(verified)
+}
+
+/// Fetches the note of an artifact that lies here already, when it is not the order's own: the operator has lost its cache
+/// and made the same code again.
+pub(crate) async fn fetch_note(client: Option<Client>, store: &Store, order: &Order) -> Result<(), FetchError> {
+    if store.note(&order.seal, &order.note_sha256).is_some() {
+        return Ok(());
+    }
+    let mut client = client.ok_or(FetchError::Disconnected)?;
+    let request = FetchRequest { sha256: order.seal.code_sha256.clone() };
+    let refused = |status| FetchError::Refused(Box::new(status));
+    let stream = timeout(STALL, client.fetch(request)).await.map_err(|_| FetchError::Stalled)?;
+    // It comes first, and the code is not read.
+    let first = timeout(STALL, stream.map_err(refused)?.get_mut().message()).await.map_err(|_| FetchError::Stalled)?;
+    let note = first.map_err(refused)?.unwrap_or_default().note;
+    Ok(store.keep_note(&order.seal, &note).map_err(StoreError::from)?)
 }

@@ -6,14 +6,17 @@ mod diff;
 pub(crate) mod doors;
 mod execute;
 mod fetch;
+mod give;
 pub(crate) mod link;
 mod load;
+mod looked;
 mod measure;
 mod ports;
 mod prepare;
 mod probe;
 mod report;
 mod resident;
+mod restore;
 mod state;
 pub(crate) mod store;
 mod talk;
@@ -30,7 +33,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podless_engine::fingerprint;
+use podless_engine::Target;
 use podless_host::{Linkers, log::Lines, outbound::ServiceGate};
 use podless_link::v1;
 use tokio::{
@@ -52,7 +55,7 @@ use self::{
     resident::Resident,
     state::StateDir,
     store::Store,
-    verify::{Order, verify},
+    verify::Order,
     wake::Wake,
 };
 use crate::{
@@ -72,6 +75,8 @@ const LOADING: usize = 4;
 const WAKING: usize = 8;
 /// Other shims that are probed at once.
 const PROBING: usize = 32;
+/// Artifacts that are given back at once: nobody waits for them here.
+const GIVING: usize = 1;
 /// Messages of the operator that are taken before the loop looks what there is to do.
 const BATCH: usize = 256;
 /// How often the operator is told.
@@ -95,6 +100,8 @@ pub(crate) struct ControlConfig {
     pub(crate) capacity: v1::Capacity,
     /// The engine.
     pub(crate) engine: Engine,
+    /// What machine code it runs.
+    pub(crate) target: Target,
     /// The node.
     pub(crate) node: Arc<Node>,
     /// The guests' log.
@@ -153,7 +160,6 @@ enum Done {
 
 struct Control {
     config: ControlConfig,
-    fingerprint: String,
     shop: Workshop,
     state: StateDir,
     /// Services whose assignment could not be kept.
@@ -171,6 +177,7 @@ struct Control {
     waking: Arc<Semaphore>,
     wakes: mpsc::UnboundedSender<Wake>,
     probing: Arc<Semaphore>,
+    giving: Arc<Semaphore>,
     client: Option<Client>,
     outbox: Option<mpsc::Sender<v1::FromShim>>,
     /// Generations being loaded now.
@@ -259,7 +266,6 @@ impl Control {
             outbound: config.node.outbound.clone(),
         };
         Ok(Self {
-            fingerprint: fingerprint(),
             shop,
             state: StateDir::open(config.state_dir.as_deref()),
             unkept: BTreeSet::new(),
@@ -273,6 +279,7 @@ impl Control {
             waking: Arc::new(Semaphore::new(WAKING)),
             wakes,
             probing: Arc::new(Semaphore::new(PROBING)),
+            giving: Arc::new(Semaphore::new(GIVING)),
             client: None,
             outbox: None,
             busy: 0,
@@ -287,37 +294,15 @@ impl Control {
         })
     }
 
-    /// Wants again what was served before the restart.
-    async fn restore(&mut self) {
-        let trust = loop {
-            match trust::read(&self.config.trust_dir) {
-                Ok(trust) => break trust,
-                Err(error) => tracing::warn!("waiting for the operator's public keys: {error}"),
-            }
-            time::sleep(Duration::from_millis(500)).await;
-        };
-        let kept = self.state.read().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the kept assignments cannot be read");
-            vec![]
-        });
-        for received in kept {
-            match verify(received, &trust.keys, &self.fingerprint) {
-                Ok(order) => {
-                    self.wanted.insert(order.identity.uid.clone(), Arc::new(order));
-                }
-                Err(refused) => tracing::warn!("a kept assignment is not taken: {refused}"),
-            }
-        }
-        tracing::info!(services = self.wanted.len(), "serving what is kept");
-        self.changed = true;
-        self.step();
-    }
-
     fn on_second(&mut self) {
         // What failed is tried again when its time has come.
         self.changed = true;
         if std::mem::take(&mut self.unused) {
             self.sweep();
+        }
+        if self.shop.store.is_unsettled() {
+            let store = self.shop.store.clone();
+            tokio::task::spawn_blocking(move || store.settle());
         }
         let unkept = std::mem::take(&mut self.unkept);
         if !unkept.is_empty() {

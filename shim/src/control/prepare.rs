@@ -17,7 +17,7 @@ use wasmtime::{Engine, PoolConcurrencyLimitError, error::Context as _};
 use wasmtime_wasi_http::{handler::ProxyPre, p2, p3};
 
 use super::{
-    fetch::{FetchError, fetch},
+    fetch::{FetchError, fetch, fetch_note},
     link::Client,
     load::{Code, Loaded},
     store::{Store, StoreError, Verified},
@@ -117,11 +117,23 @@ pub(crate) async fn prepare(
         return Ok(Prepared::Stopped);
     }
     if order.parked && started && lies_here(&shop, &order).await? {
+        renew_note(&shop, order, client);
         return Ok(Prepared::Parked);
     }
-    let linked = linked(&shop, &order, client, gate).await?;
+    let linked = linked(&shop, &order, client.clone(), gate).await?;
+    renew_note(&shop, order.clone(), client);
     try_start(&shop, linked.mould.clone(), order.timeout.min(START)).await?;
     Ok(if order.parked { Prepared::Parked } else { Prepared::Resident(linked) })
+}
+
+/// Nothing here depends on it, and nothing waits for it.
+fn renew_note(shop: &Workshop, order: Arc<Order>, client: Option<Client>) {
+    let store = shop.store.clone();
+    tokio::spawn(async move {
+        if let Err(error) = fetch_note(client, &store, &order).await {
+            tracing::debug!(%error, "the note of an artifact was not renewed");
+        }
+    });
 }
 
 async fn lies_here(shop: &Workshop, order: &Arc<Order>) -> Result<bool, PrepareError> {

@@ -1,4 +1,4 @@
-//! The report to the operator: counters and what is resident in, one message out. Pure.
+//! The report to the operator: counters, what is resident and what is trusted in, one message out. Pure.
 
 use std::{collections::HashMap, sync::atomic::Ordering::Relaxed};
 
@@ -12,6 +12,7 @@ pub(super) fn compose<'a>(
     entries: impl Iterator<Item = (&'a String, &'a mut Entry)>,
     resident: &Resident,
     live: &Level,
+    trust: String,
 ) -> v1::Report {
     let entries: Vec<_> = entries.collect();
     let mut sharers: HashMap<String, u64> = HashMap::new();
@@ -53,5 +54,6 @@ pub(super) fn compose<'a>(
         live_instances: live.now(),
         peak_instances: live.peak(),
         services,
+        trust,
     }
 }

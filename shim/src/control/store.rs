@@ -1,8 +1,8 @@
 //! Sealed machine code on this node's disk: bytes as they are received in, verified files out. IO.
 //!
 //! A file is written under a temporary name, hashed on the way, and renamed to its hash when that is the sealed one.
-//! What lies there from before is hashed again before it is mapped. Either way the descriptor that was verified is kept,
-//! and it is what is mapped: exchanging the name on disk exchanges nothing.
+//! What lies there from before is hashed again before it is mapped, once for each process and each change (see `looked`).
+//! Either way the descriptor that was verified is kept, and it is what is mapped: exchanging the name on disk exchanges nothing.
 
 use std::{
     collections::HashSet,
@@ -10,19 +10,28 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use podless_artifact::seal::Seal;
+use podless_link::NOTE_BYTES;
 use rustix::{fs::OFlags, process::geteuid};
 use sha2::{Digest, Sha256};
 
+use super::looked::{Looked, Stamp};
+
 const EXTENSION: &str = "cwasm";
+/// What the operator knows of an artifact lies beside it; nobody here reads it.
+const NOTE: &str = "note";
 /// Mode of an artifact's file: its owner reads it, and nobody writes it.
 const MODE: u32 = 0o400;
 
 /// The directory of artifacts.
 #[derive(Clone)]
-pub(crate) struct Store(PathBuf);
+pub(crate) struct Store {
+    dir: PathBuf,
+    looked: Looked,
+}
 
 /// A file whose bytes have the sealed hash. Made by this module only.
 pub(crate) struct Verified {
@@ -69,8 +78,8 @@ enum Damage {
     Bytes,
 }
 
-/// Opens an artifact's file and looks at all of it.
-fn read(path: &Path, seal: &Seal) -> Result<File, Damage> {
+/// Opens an artifact's file and looks at all of it, unless it was looked at since it has changed last.
+fn read(path: &Path, seal: &Seal, looked: &Looked) -> Result<File, Damage> {
     let mut file = fs::OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -83,16 +92,23 @@ fn read(path: &Path, seal: &Seal) -> Result<File, Damage> {
         // Before it is read: who could write it cannot open it any more.
         file.set_permissions(fs::Permissions::from_mode(MODE))?;
     }
+    let (stamp, began) = (Stamp::of(&file.metadata()?), SystemTime::now());
+    if looked.knows(seal, stamp) {
+        return Ok(file);
+    }
     let mut hash = Sha256::new();
     let size = io::copy(&mut (&mut file).take(seal.code_size + 1), &mut hash)?;
-    let whole = size == seal.code_size && hex::encode(hash.finalize()) == seal.code_sha256;
-    whole.then_some(file).ok_or(Damage::Bytes)
+    if size != seal.code_size || hex::encode(hash.finalize()) != seal.code_sha256 {
+        return Err(Damage::Bytes);
+    }
+    looked.note(seal, stamp, began);
+    Ok(file)
 }
 
 fn clear(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if path.extension().is_none_or(|extension| extension != EXTENSION) {
+        if path.extension().is_none_or(|extension| extension != EXTENSION && extension != NOTE) {
             fs::remove_file(path)?;
         }
     }
@@ -107,14 +123,14 @@ impl Store {
         if let Err(error) = fs::create_dir_all(&dir).and_then(|()| clear(&dir)) {
             tracing::error!(%error, dir = %dir.display(), "the volume for artifacts cannot be written");
         }
-        Self(dir)
+        Self { dir, looked: Looked::default() }
     }
 
     /// The artifact when it lies here whole, and nobody else can write it. What is damaged is removed, if it can be, and
-    /// fetched again. Hashes at about 2 GB/s: not for the hot path.
+    /// fetched again. Hashes at about 2 GB/s what was not looked at by this process, or has changed since.
     pub(crate) fn find(&self, seal: &Seal) -> Option<Verified> {
         let path = self.path(seal);
-        match read(&path, seal) {
+        match read(&path, seal, &self.looked) {
             Ok(file) => return Some(Verified { file, path }),
             Err(Damage::Io(error)) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(damage) => {
@@ -125,6 +141,18 @@ impl Store {
             tracing::warn!(file = %path.display(), %error, "the damaged artifact cannot be removed");
         }
         None
+    }
+
+    /// Whether there is something for [`Self::settle`].
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.looked.has_fresh()
+    }
+
+    /// Looks once more at what was received a moment ago, so that no request waits for that later. Blocks.
+    pub(crate) fn settle(&self) {
+        for seal in self.looked.take_fresh() {
+            let _ = self.find(&seal);
+        }
     }
 
     /// Whether something of the artifact's name and size lies here, which costs nothing to ask for thousands of them.
@@ -139,14 +167,15 @@ impl Store {
         // Two services may be receiving the same bytes at once: each writes a file of its own.
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let temporary = self.0.join(format!("{}.{next}.new", seal.code_sha256));
+        let temporary = self.dir.join(format!("{}.{next}.new", seal.code_sha256));
         // It may have gone under us.
-        fs::create_dir_all(&self.0)?;
+        fs::create_dir_all(&self.dir)?;
         let writer = fs::OpenOptions::new().write(true).create_new(true).mode(MODE).open(&temporary)?;
         let reader = File::open(&temporary)?;
         Ok(Receiving {
             seal: seal.clone(),
             path: self.path(seal),
+            looked: self.looked.clone(),
             temporary: Temporary(Some(temporary)),
             writer,
             reader,
@@ -155,21 +184,53 @@ impl Store {
         })
     }
 
+    /// Keeps the note of an artifact.
+    pub(crate) fn keep_note(&self, seal: &Seal, note: &[u8]) -> io::Result<()> {
+        if note.is_empty() || note.len() > NOTE_BYTES {
+            return Ok(());
+        }
+        let path = self.note_path(seal);
+        // Two services may have received the same: whoever is last writes the same, and what is torn is seen by its hash.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => fs::write(path, note),
+        }
+    }
+
+    /// The note of an artifact, if it is the one with this hash.
+    pub(crate) fn note(&self, seal: &Seal, sha256: &str) -> Option<Vec<u8>> {
+        let path = self.note_path(seal);
+        let is_small = fs::symlink_metadata(&path).is_ok_and(|file| file.is_file() && file.len() <= NOTE_BYTES as u64);
+        let note = is_small.then(|| fs::read(path).ok())??;
+        (hex::encode(Sha256::digest(&note)) == sha256).then_some(note)
+    }
+
+    /// The note of an artifact, and its code, open, which is not looked at. `None`: they are not both here.
+    pub(crate) fn with_note(&self, seal: &Seal, note_sha256: &str) -> Option<(Vec<u8>, File)> {
+        let note = self.note(seal, note_sha256)?;
+        self.lies_here(seal).then(|| Some((note, File::open(self.path(seal)).ok()?)))?
+    }
+
     /// Removes every artifact that is not among these hashes.
     pub(crate) fn sweep(&self, used: &HashSet<&str>) -> io::Result<()> {
-        for entry in fs::read_dir(&self.0)? {
+        for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
-            let is_artifact = path.extension().is_some_and(|extension| extension == EXTENSION);
+            let is_artifact = path.extension().is_some_and(|extension| extension == EXTENSION || extension == NOTE);
             let is_used = path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| used.contains(stem));
             if is_artifact && !is_used {
                 fs::remove_file(path)?;
             }
         }
+        self.looked.retain(|sha256| used.contains(sha256));
         Ok(())
     }
 
     fn path(&self, seal: &Seal) -> PathBuf {
-        self.0.join(format!("{}.{EXTENSION}", seal.code_sha256))
+        self.dir.join(format!("{}.{EXTENSION}", seal.code_sha256))
+    }
+
+    fn note_path(&self, seal: &Seal) -> PathBuf {
+        self.dir.join(format!("{}.{NOTE}", seal.code_sha256))
     }
 }
 
@@ -177,6 +238,7 @@ impl Store {
 pub(crate) struct Receiving {
     seal: Seal,
     path: PathBuf,
+    looked: Looked,
     temporary: Temporary,
     writer: File,
     reader: File,
@@ -205,6 +267,7 @@ impl Receiving {
         if let Some(temporary) = self.temporary.0.take() {
             fs::rename(temporary, &self.path)?;
         }
+        self.looked.note(&self.seal, Stamp::of(&self.reader.metadata()?), SystemTime::now());
         Ok(Verified { file: self.reader, path: self.path })
     }
 }
@@ -232,13 +295,15 @@ mod tests {
             code_sha256: hex::encode(Sha256::digest(bytes)),
             code_size: bytes.len() as u64,
             fingerprint: "f".into(),
+            wasmtime: "1.2.3".into(),
             target: "t".into(),
             http: HttpWorld::P2,
+            made_at: String::new(),
         }
     }
 
     fn files(store: &Store) -> usize {
-        fs::read_dir(&store.0).expect("listed").count()
+        fs::read_dir(&store.dir).expect("listed").count()
     }
 
     #[test]
@@ -271,12 +336,45 @@ mod tests {
         fs::remove_file(store.path(&one)).and_then(|()| fs::write(store.path(&one), b"0ne")).expect("damaged");
         assert!(store.find(&one).is_none());
         assert_eq!(files(&store), 1);
+        for seal in [&one, &two] {
+            store.keep_note(seal, b"note").expect("kept");
+        }
+        let note = hex::encode(Sha256::digest(b"note"));
+        assert!(store.with_note(&one, &note).is_none(), "there is no code to it");
+        let store = Store::open(dir.path());
+        assert_eq!(store.with_note(&two, &note).expect("both").0, b"note");
+        assert!(store.with_note(&two, "another").is_none());
         store.sweep(&HashSet::from([two.code_sha256.as_str()])).expect("swept");
         assert!(store.find(&two).is_some());
+        assert_eq!(files(&store), 2);
         store.sweep(&HashSet::new()).expect("swept");
         assert_eq!(files(&store), 0);
-        fs::write(store.0.join("torn.new"), b"x").expect("written");
+        fs::write(store.dir.join("torn.new"), b"x").expect("written");
         assert_eq!(files(&Store::open(dir.path())), 0);
+    }
+
+    #[test]
+    fn what_was_looked_at_is_hashed_again_when_it_has_changed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(dir.path());
+        let good = seal(b"good");
+        let mut receiving = store.receive(&good).expect("begun");
+        receiving.write(b"good").expect("written");
+        receiving.finish().expect("verified");
+        let path = store.path(&good);
+        let known = || store.looked.knows(&good, Stamp::of(&fs::metadata(&path).expect("a file")));
+        assert!(!known() && store.is_unsettled(), "it is too new");
+        while store.is_unsettled() {
+            store.settle();
+        }
+        assert!(known() && store.find(&good).is_some());
+        // By whom nothing can keep out, in place, and with the same time of writing.
+        let written = fs::metadata(&path).and_then(|file| file.modified()).expect("a time");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("opened");
+        fs::write(&path, b"g00d").expect("written");
+        File::options().write(true).open(&path).and_then(|file| file.set_modified(written)).expect("set back");
+        fs::set_permissions(&path, fs::Permissions::from_mode(MODE)).expect("closed");
+        assert!(!known() && store.find(&good).is_none());
     }
 
     #[test]
@@ -301,7 +399,7 @@ mod tests {
             assert!(store.find(&good).is_none() && !path.exists());
         }
         // The directory goes under it, and comes again with the next artifact.
-        fs::remove_dir_all(&store.0).expect("removed");
+        fs::remove_dir_all(&store.dir).expect("removed");
         assert!(store.find(&good).is_none());
         let mut receiving = store.receive(&good).expect("begun");
         receiving.write(b"good").expect("written");

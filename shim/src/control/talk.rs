@@ -6,12 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podless_engine::TARGET;
+use podless_engine::fingerprint;
 use podless_link::v1::{self, ack::Outcome, from_shim, to_shim};
 
 use super::{
     Control, Done, demand,
     diff::Work,
+    give,
     link::LinkEvent,
     probe::probe,
     report,
@@ -48,6 +49,7 @@ impl Control {
             LinkEvent::Said(to_shim::Body::Synced(_)) => self.synced = true,
             LinkEvent::Said(to_shim::Body::Probe(asked)) => self.on_probe(asked),
             LinkEvent::Said(to_shim::Body::Spread(spread)) => self.on_spread(&spread),
+            LinkEvent::Said(to_shim::Body::Recall(recall)) => self.on_recall(recall),
         }
     }
 
@@ -69,7 +71,7 @@ impl Control {
         let (uid, generation) = claimed(&assign);
         let order = trust::read(&self.config.trust_dir).map_err(|error| ("trust-missing", error.to_string())).and_then(
             |trust| {
-                verify(assign, &trust.keys, &self.fingerprint)
+                verify(assign, &trust.keys, self.config.target)
                     .map_err(|refused| (refused.reason(), refused.to_string()))
             },
         );
@@ -119,6 +121,21 @@ impl Control {
         }
     }
 
+    /// The operator has lost an artifact. What answers here has been verified: the operator looks at it once more.
+    fn on_recall(&self, recall: v1::Recall) {
+        let Some(client) = self.client.clone() else { return };
+        let serving = self.entries.values().filter_map(|entry| Some(&entry.serving.as_ref()?.order));
+        let orders = serving.filter(|order| order.seal.component == recall.component && order.budget > 0);
+        let (orders, store, giving) = (orders.cloned().collect(), self.shop.store.clone(), self.giving.clone());
+        tokio::spawn(async move {
+            // It is never closed.
+            let _turn = giving.acquire().await;
+            if let Err(status) = give::give(client, &store, recall.id, orders).await {
+                tracing::warn!(component = recall.component, "an artifact was not given back: {}", status.message());
+            }
+        });
+    }
+
     fn known_generation(&self, uid: &str) -> Option<u64> {
         let wanted = self.wanted.get(uid).map(|order| order.generation);
         let serving = self.entries.get(uid).and_then(|entry| entry.serving.as_ref()).map(|s| s.order.generation);
@@ -127,7 +144,8 @@ impl Control {
     }
 
     pub(super) fn report(&mut self, resident: &Resident) {
-        let report = report::compose(self.entries.iter_mut(), resident, &self.config.node.live);
+        let trust = trust::read(&self.config.trust_dir).map(|trust| trust.name).unwrap_or_default();
+        let report = report::compose(self.entries.iter_mut(), resident, &self.config.node.live, trust);
         if let Some(memory) = &report.memory {
             self.config.shared.resident.store(memory.resident_bytes, Relaxed);
             self.config.shared.unattributed.store(memory.unattributed_bytes, Relaxed);
@@ -156,8 +174,8 @@ impl Control {
         });
         v1::Hello {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            fingerprint: self.fingerprint.clone(),
-            target: TARGET.to_owned(),
+            fingerprint: fingerprint(self.config.target),
+            target: self.config.target.to_string(),
             capacity: Some(self.config.capacity.clone()),
             known: known.collect(),
         }

@@ -3,7 +3,7 @@
 
 use std::{io, path::Path};
 
-use podless_artifact::seal::{SealError, TrustedKeys};
+use podless_artifact::seal::{SealError, TrustedKeys, trust_name};
 use podless_link::{TRUST_CA, TRUST_SEAL};
 
 /// The public halves of the operator's keys.
@@ -12,6 +12,8 @@ pub(crate) struct Trust {
     pub(crate) ca: String,
     /// Keys that seals and assignments are signed with.
     pub(crate) keys: TrustedKeys,
+    /// Name of all this, by which the operator sees that it has arrived.
+    pub(crate) name: String,
 }
 
 /// Why there is nobody to believe.
@@ -31,5 +33,6 @@ pub(crate) fn read(dir: &Path) -> Result<Trust, TrustError> {
         let path = dir.join(name);
         std::fs::read_to_string(&path).map_err(|error| TrustError::Read(path.display().to_string(), error))
     };
-    Ok(Trust { ca: read(TRUST_CA)?, keys: TrustedKeys::from_pem(&read(TRUST_SEAL)?)? })
+    let (ca, seals) = (read(TRUST_CA)?, read(TRUST_SEAL)?);
+    Ok(Trust { keys: TrustedKeys::from_pem(&seals)?, name: trust_name(&ca, &seals), ca })
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use podless_artifact::seal::{Seal, SealError, Sealed, TrustedKeys};
-use podless_engine::{MAX_INSTANCE_MEMORY, TARGET};
+use podless_engine::{MAX_INSTANCE_MEMORY, Target, WASMTIME_VERSION, fingerprint};
 use podless_host::outbound::Grant;
 use podless_link::{ASSIGNMENT_CONTEXT, SERVICE_PORTS, v1};
 use prost::Message as _;
@@ -40,6 +40,8 @@ pub(crate) struct Order {
     pub(crate) memory: usize,
     /// How long a request may take.
     pub(crate) timeout: Duration,
+    /// SHA-256 of the operator's note about the artifact, lower-case hex; empty when there is none.
+    pub(crate) note_sha256: String,
     /// As it was received: what is kept for the next start.
     pub(crate) received: v1::Assign,
 }
@@ -47,7 +49,7 @@ pub(crate) struct Order {
 impl Order {
     /// Whether whatever can start for this order can for the other.
     pub(crate) fn starts_as(&self, other: &Self) -> bool {
-        self.seal == other.seal
+        self.seal.is_same_code(&other.seal)
             && self.env == other.env
             && self.logging == other.logging
             && self.outbound == other.outbound
@@ -67,13 +69,24 @@ pub(crate) enum Refused {
     /// The artifact's seal does not hold.
     #[error("the artifact's seal: {0}")]
     Seal(SealError),
-    /// The artifact is for another engine, CPU or Wasmtime.
-    #[error("the artifact is for engine {theirs} on {target}; this shim runs {ours} on {TARGET}: wait for the upgrade")]
+    /// The artifact is for other machines.
+    #[error("the artifact is for {theirs}, and this shim runs {ours}: the operator has taken it for another")]
+    Target {
+        /// Target in the seal.
+        theirs: String,
+        /// Target of this shim.
+        ours: Target,
+    },
+    /// The artifact is for another engine, or another Wasmtime made it.
+    #[error(
+        "the artifact is for engine {theirs} of Wasmtime {wasmtime}; this shim runs {ours} of {WASMTIME_VERSION}: wait for \
+         the upgrade"
+    )]
     Engine {
         /// Fingerprint in the seal.
         theirs: String,
-        /// Target in the seal.
-        target: String,
+        /// Version in the seal.
+        wasmtime: String,
         /// Fingerprint of this shim.
         ours: String,
     },
@@ -86,6 +99,7 @@ impl Refused {
             Self::Signature(_) => "signature-invalid",
             Self::Malformed(_) => "assignment-invalid",
             Self::Seal(_) => "seal-invalid",
+            Self::Target { .. } => "target-mismatch",
             Self::Engine { .. } => "engine-mismatch",
         }
     }
@@ -98,14 +112,18 @@ pub(crate) fn claimed(received: &v1::Assign) -> (String, u64) {
         .unwrap_or_default()
 }
 
-/// Checks an assignment and the seal in it.
-pub(crate) fn verify(received: v1::Assign, keys: &TrustedKeys, fingerprint: &str) -> Result<Order, Refused> {
+/// Checks an assignment and the seal in it, for a shim that runs this target.
+pub(crate) fn verify(received: v1::Assign, keys: &TrustedKeys, runs: Target) -> Result<Order, Refused> {
     keys.verify(ASSIGNMENT_CONTEXT, &received.assignment, &received.signature).map_err(Refused::Signature)?;
     let assignment = v1::Assignment::decode(received.assignment.as_slice()).map_err(malformed)?;
     let sealed: Sealed = serde_json::from_slice(&assignment.sealed).map_err(malformed)?;
     let seal = keys.open(&sealed).map_err(Refused::Seal)?;
-    if seal.fingerprint != fingerprint || seal.target != TARGET {
-        return Err(Refused::Engine { theirs: seal.fingerprint, target: seal.target, ours: fingerprint.to_owned() });
+    if seal.target != runs.as_str() {
+        return Err(Refused::Target { theirs: seal.target, ours: runs });
+    }
+    let ours = fingerprint(runs);
+    if seal.fingerprint != ours || seal.wasmtime != WASMTIME_VERSION {
+        return Err(Refused::Engine { theirs: seal.fingerprint, wasmtime: seal.wasmtime, ours });
     }
     if !is_sha256(&seal.code_sha256) || seal.code_size > MAX_CODE {
         return Err(Refused::Malformed("the seal's hash or size cannot be right".to_owned()));
@@ -131,6 +149,7 @@ pub(crate) fn verify(received: v1::Assign, keys: &TrustedKeys, fingerprint: &str
         outbound: grants.outbound_http.as_ref().map(Grant::parse).transpose().map_err(malformed)?,
         memory: assignment.instance_memory.min(MAX_INSTANCE_MEMORY) as usize,
         timeout: Duration::from_millis(assignment.timeout_millis.max(1)),
+        note_sha256: assignment.note_sha256,
         received,
     })
 }
@@ -146,18 +165,29 @@ fn is_sha256(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use podless_artifact::seal::{HttpWorld, SealKey};
+    use proptest::prelude::*;
 
     use super::*;
 
+    const OURS: Target = Target::X86_64V3;
+
     fn assignment(key: &SealKey) -> v1::Assignment {
-        let seal = Seal {
+        changed(key, |_| {})
+    }
+
+    /// An assignment whose seal says something else.
+    fn changed(key: &SealKey, change: impl FnOnce(&mut Seal)) -> v1::Assignment {
+        let mut seal = Seal {
             component: "sha256:c".into(),
             code_sha256: "0a".repeat(32),
             code_size: 9,
-            fingerprint: "ours".into(),
-            target: TARGET.into(),
+            fingerprint: fingerprint(OURS),
+            wasmtime: WASMTIME_VERSION.into(),
+            target: OURS.to_string(),
             http: HttpWorld::P2,
+            made_at: "2026-01-31T12:00:00Z".into(),
         };
+        change(&mut seal);
         v1::Assignment {
             service_uid: "0f-1".into(),
             port: 20_000,
@@ -177,19 +207,18 @@ mod tests {
         v1::Assign { signature: key.sign(ASSIGNMENT_CONTEXT, &bytes).to_vec(), assignment: bytes }
     }
 
-    fn check(assignment: v1::Assignment, key: &SealKey, fingerprint: &str) -> Result<Order, &'static str> {
+    fn check(assignment: v1::Assignment, key: &SealKey) -> Result<Order, &'static str> {
         let keys = TrustedKeys::from_pem(&SealKey::from_random([1; 32]).public_pem().expect("PEM")).expect("keys");
-        verify(signed(&assignment, key), &keys, fingerprint).map_err(|refused| refused.reason())
+        verify(signed(&assignment, key), &keys, OURS).map_err(|refused| refused.reason())
     }
 
     #[test]
     fn only_what_the_operator_signed_and_sealed_passes() {
         let (key, other) = (SealKey::from_random([1; 32]), SealKey::from_random([2; 32]));
-        let order = check(assignment(&key), &key, "ours").expect("an order");
+        let order = check(assignment(&key), &key).expect("an order");
         assert_eq!(order.memory as u64, MAX_INSTANCE_MEMORY, "capped to what a slot holds");
-        assert_eq!(check(assignment(&key), &other, "ours").err(), Some("signature-invalid"));
-        assert_eq!(check(assignment(&other), &key, "ours").err(), Some("seal-invalid"));
-        assert_eq!(check(assignment(&key), &key, "another").err(), Some("engine-mismatch"));
+        assert_eq!(check(assignment(&key), &other).err(), Some("signature-invalid"));
+        assert_eq!(check(assignment(&other), &key).err(), Some("seal-invalid"));
         for change in [
             |a: &mut v1::Assignment| a.service_uid = "../x".into(),
             |a: &mut v1::Assignment| a.service_uid = String::new(),
@@ -201,8 +230,24 @@ mod tests {
         ] {
             let mut changed = assignment(&key);
             change(&mut changed);
-            assert_eq!(check(changed, &key, "ours").err(), Some("assignment-invalid"));
+            assert_eq!(check(changed, &key).err(), Some("assignment-invalid"));
         }
+    }
+
+    #[test]
+    fn code_for_other_machines_or_engines_is_refused() {
+        let key = SealKey::from_random([1; 32]);
+        let why = |change: fn(&mut Seal)| check(changed(&key, change), &key).err();
+        assert_eq!(why(|_| {}), None);
+        for other in
+            [|seal: &mut Seal| seal.target = "aarch64".into(), |seal: &mut Seal| seal.target = "x86-64-v2".into()]
+        {
+            assert_eq!(why(other), Some("target-mismatch"));
+        }
+        assert_eq!(why(|seal| seal.fingerprint = fingerprint(Target::Aarch64)), Some("engine-mismatch"));
+        assert_eq!(why(|seal| seal.wasmtime = "47.0.0".into()), Some("engine-mismatch"));
+        assert_eq!(why(|seal| seal.code_sha256 = "../x".into()), Some("assignment-invalid"));
+        assert_eq!(why(|seal| seal.code_size = MAX_CODE + 1), Some("assignment-invalid"));
     }
 
     #[test]
@@ -211,9 +256,11 @@ mod tests {
         let order = |change: fn(&mut v1::Assignment)| {
             let mut changed = v1::Assignment { instance_memory: 2 << 20, ..assignment(&key) };
             change(&mut changed);
-            check(changed, &key, "ours").expect("an order")
+            check(changed, &key).expect("an order")
         };
         let before = order(|_| {});
+        let again = v1::Assignment { instance_memory: 2 << 20, ..changed(&key, |seal| seal.made_at.clear()) };
+        assert!(check(again, &key).expect("an order").starts_as(&before), "it was compiled once more");
         for same in [
             |a: &mut v1::Assignment| a.parked = true,
             |a: &mut v1::Assignment| (a.generation, a.budget, a.port) = (9, 9, 20_009),
@@ -238,7 +285,44 @@ mod tests {
         for at in 0..good.assignment.len() {
             let mut bad = good.clone();
             bad.assignment[at] ^= 1;
-            assert!(matches!(verify(bad, &keys, "ours"), Err(Refused::Signature(_))), "byte {at}");
+            assert!(matches!(verify(bad, &keys, OURS), Err(Refused::Signature(_))), "byte {at}");
+        }
+    }
+
+    proptest! {
+        /// What comes from a stranger is refused, and said whose it claims to be without harm.
+        #[test]
+        fn fuzz_of_what_nobody_signed(assignment in proptest::collection::vec(any::<u8>(), 0..300), signature in any::<[u8; 32]>()) {
+            let keys = TrustedKeys::from_pem(&SealKey::from_random([1; 32]).public_pem().expect("PEM")).expect("keys");
+            let received = v1::Assign { assignment, signature: signature.repeat(2) };
+            claimed(&received);
+            prop_assert!(matches!(verify(received, &keys, OURS), Err(Refused::Signature(_))));
+        }
+
+        /// Even what the operator signed is looked at: nothing of it becomes a path, a port or a size that cannot be.
+        #[test]
+        fn fuzz_of_what_was_signed_by_mistake(
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            uid in any::<String>(), port in any::<u32>(), host in any::<String>(), range in any::<String>(),
+        ) {
+            let key = SealKey::from_random([1; 32]);
+            let keys = TrustedKeys::from_pem(&key.public_pem().expect("PEM")).expect("keys");
+            let mut bytes = assignment(&key).encode_to_vec();
+            for (at, with) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = with;
+            }
+            let granted = v1::Assignment { grants: Some(grants(&host, &range)), ..assignment(&key) };
+            let named = v1::Assignment { service_uid: uid, port, ..assignment(&key) };
+            for bytes in [bytes, granted.encode_to_vec(), named.encode_to_vec()] {
+                let signature = key.sign(ASSIGNMENT_CONTEXT, &bytes).to_vec();
+                if let Ok(order) = verify(v1::Assign { assignment: bytes, signature }, &keys, OURS) {
+                    let uid = &order.identity.uid;
+                    prop_assert!(!uid.is_empty() && uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'), "{uid:?}");
+                    prop_assert!(SERVICE_PORTS.contains(&order.port) && order.memory as u64 <= MAX_INSTANCE_MEMORY);
+                    prop_assert!(is_sha256(&order.seal.code_sha256) && order.seal.code_size <= MAX_CODE);
+                }
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 mod client;
 mod cpu;
 mod damage;
+mod given;
 mod life;
 mod operator;
 mod outbound;
@@ -13,3 +14,5 @@ mod process;
 mod serve;
 mod spread;
 mod supervise;
+mod swap;
+mod targets;

@@ -11,10 +11,11 @@ use std::{
 
 use futures::{Stream, StreamExt};
 use podless_artifact::seal::{HttpWorld, Seal, SealKey, TrustedKeys};
+use podless_engine::Target;
 use podless_link::{
     ASSIGNMENT_CONTEXT, TRUST_CA, TRUST_SEAL,
     v1::{
-        self, Ack, Assign, Assignment, Chunk, FetchRequest, FromShim, Hello, Report, ToShim, Withdraw,
+        self, Ack, Assign, Assignment, Chunk, FetchRequest, FromShim, Given, Hello, Report, Taken, ToShim, Withdraw,
         ack::Outcome,
         from_shim,
         link_server::{Link, LinkServer},
@@ -37,6 +38,8 @@ use tonic::{
 
 /// Longest wait for anything in these tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// What every artifact comes with.
+pub(crate) const NOTE: &[u8] = b"what the operator knows of it";
 const TOKEN: &str = "the shim's token";
 
 /// A component that tests serve.
@@ -56,10 +59,19 @@ pub(crate) const LOGGER: Guest = Guest { name: "logger", http: HttpWorld::P2 };
 impl Guest {
     /// Its machine code, as `make guests` compiled it.
     pub(crate) fn code(self) -> Vec<u8> {
+        self.file("cwasm")
+    }
+
+    /// The same for another target; there is one of [`HELLO`].
+    pub(crate) fn code_for(self, target: Target) -> Vec<u8> {
+        self.file(&format!("{target}.cwasm"))
+    }
+
+    fn file(self, extension: &str) -> Vec<u8> {
         let dir = std::env::var("PODLESS_TEST_ARTIFACTS").expect(
             "PODLESS_TEST_ARTIFACTS names the folder that `make guests` fills with machine code: run `make test-unit`",
         );
-        let path = Path::new(&dir).join(format!("{}.cwasm", self.name));
+        let path = Path::new(&dir).join(format!("{}.{extension}", self.name));
         std::fs::read(&path).unwrap_or_else(|error| panic!("{} is missing, run `make guests`: {error}", path.display()))
     }
 }
@@ -73,6 +85,8 @@ pub(crate) struct Said {
     pub(crate) loads: Vec<v1::Load>,
     pub(crate) probed: Vec<v1::ProbeResult>,
     pub(crate) fetches: usize,
+    /// What was given back, each answer in one.
+    pub(crate) given: Vec<v1::Given>,
 }
 
 #[derive(Default)]
@@ -80,6 +94,8 @@ struct State {
     said: Said,
     assigned: BTreeMap<String, Assign>,
     artifacts: HashMap<String, Vec<u8>>,
+    /// Of each of them.
+    note: Vec<u8>,
     session: Option<mpsc::Sender<ToShim>>,
 }
 
@@ -122,6 +138,7 @@ impl Operator {
             server: None,
             dir,
         };
+        operator.knows(NOTE);
         operator.listen().await;
         operator
     }
@@ -160,6 +177,11 @@ impl Operator {
         self.state.lock().expect("a lock")
     }
 
+    /// It has lost its cache, and knows something else of what it makes again.
+    pub(crate) fn knows(&self, note: &[u8]) {
+        self.state().note = note.to_vec();
+    }
+
     /// An assignment of a guest, to change before it is sent.
     pub(crate) fn assignment(&self, guest: Guest, uid: &str, port: u16) -> Assignment {
         self.assignment_of(guest.code(), guest.http, uid, port)
@@ -175,16 +197,34 @@ impl Operator {
 
     /// The same with code of the test's own.
     pub(crate) fn assignment_of(&self, code: Vec<u8>, http: HttpWorld, uid: &str, port: u16) -> Assignment {
+        self.assignment_for(Target::default(), code, http, uid, port)
+    }
+
+    /// The same, sealed for this target.
+    pub(crate) fn assignment_for(
+        &self,
+        target: Target,
+        code: Vec<u8>,
+        http: HttpWorld,
+        uid: &str,
+        port: u16,
+    ) -> Assignment {
         let sha256 = hex::encode(Sha256::digest(&code));
         let seal = Seal {
             component: "sha256:00".to_owned(),
             code_sha256: sha256.clone(),
             code_size: code.len() as u64,
-            fingerprint: podless_engine::fingerprint(),
-            target: podless_engine::TARGET.to_owned(),
+            fingerprint: podless_engine::fingerprint(target),
+            wasmtime: podless_engine::WASMTIME_VERSION.to_owned(),
+            target: target.to_string(),
             http,
+            made_at: "2026-01-31T12:00:00Z".to_owned(),
         };
-        self.state().artifacts.insert(sha256, code);
+        let note_sha256 = {
+            let mut state = self.state();
+            state.artifacts.insert(sha256, code);
+            hex::encode(Sha256::digest(&state.note))
+        };
         Assignment {
             service_uid: uid.to_owned(),
             namespace: "tests".to_owned(),
@@ -200,6 +240,7 @@ impl Operator {
             timeout_millis: 10_000,
             parked: false,
             count_cpu: false,
+            note_sha256,
         }
     }
 
@@ -208,6 +249,13 @@ impl Operator {
         let sealed = serde_json::from_slice(&assignment.sealed).expect("JSON");
         let keys = TrustedKeys::from_pem(&self.key.public_pem().expect("PEM")).expect("keys");
         keys.open(&sealed).expect("sealed").code_sha256
+    }
+
+    /// Digest of the component that an assignment is for.
+    pub(crate) fn component_of(&self, assignment: &Assignment) -> String {
+        let sealed = serde_json::from_slice(&assignment.sealed).expect("JSON");
+        let keys = TrustedKeys::from_pem(&self.key.public_pem().expect("PEM")).expect("keys");
+        keys.open(&sealed).expect("sealed").component
     }
 
     /// Signs an assignment.
@@ -343,6 +391,19 @@ impl Link for Session {
         Ok(Response::new(ReceiverStream::new(receiver).map(Ok).boxed()))
     }
 
+    async fn give_back(&self, request: Request<Streaming<Given>>) -> Result<Response<Taken>, Status> {
+        self.check(&request)?;
+        let (mut incoming, mut all) = (request.into_inner(), Given::default());
+        while let Some(Given { id, assign, note, data }) = incoming.message().await? {
+            (all.id, all.assign) = (all.id.max(id), all.assign.or(assign));
+            all.note.extend(note);
+            all.data.extend(data);
+        }
+        self.state.lock().expect("a lock").said.given.push(all);
+        self.heard.notify_waiters();
+        Ok(Response::new(Taken {}))
+    }
+
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Sent<Chunk>>, Status> {
         self.check(&request)?;
         self.state.lock().expect("a lock").said.fetches += 1;
@@ -351,7 +412,9 @@ impl Link for Session {
         let state = self.state.lock().expect("a lock");
         let code =
             state.artifacts.get(&request.get_ref().sha256).ok_or_else(|| Status::not_found("no such artifact"))?;
-        let chunks: Vec<_> = code.chunks(64 << 10).map(|data| Ok(Chunk { data: data.to_vec() })).collect();
+        let notes = std::iter::once(state.note.clone()).chain(std::iter::repeat(vec![]));
+        let chunks: Vec<_> =
+            code.chunks(64 << 10).zip(notes).map(|(data, note)| Ok(Chunk { data: data.to_vec(), note })).collect();
         Ok(Response::new(futures::stream::iter(chunks).boxed()))
     }
 }

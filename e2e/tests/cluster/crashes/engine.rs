@@ -15,12 +15,15 @@ use kube::{
     api::ListParams,
     runtime::{WatchStreamExt, watcher},
 };
-use podless_crds::{ConditionType::Ready, WasmNode};
+use podless_crds::{ConditionType::Ready, WasmNode, WasmService};
 use podless_e2e::{Cluster, Guest, Namespace, Plan, RELEASE_NAMESPACE, Traffic, condition, eventually, get, is, soak};
 use serde_json::json;
 
 use super::{leader::leader, nodes::serve};
-use crate::maintenance::{gone, pods};
+use crate::{
+    admin::Admin,
+    maintenance::{gone, pods},
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Services that are asked all the while.
@@ -45,6 +48,24 @@ async fn engine(cluster: &Cluster, namespace: &Namespace) -> Result<String> {
     let all: BTreeSet<_> = run.chain(compiled.map(|artifact| artifact.fingerprint)).collect();
     ensure!(all.len() == 1, "{all:?}");
     all.into_iter().next().context("one")
+}
+
+/// An error unless the leader has compiled each component once: none twice, and none that shims have for another engine.
+async fn compiled_once_each(cluster: &Cluster, namespace: &Namespace) -> Result<()> {
+    let components = |services: Vec<WasmService>| {
+        let images = services.into_iter().filter_map(|service| service.status?.image?.component);
+        images.collect::<BTreeSet<_>>().len()
+    };
+    let here = components(namespace.services().list(&ListParams::default()).await?.items);
+    // Others may have been left by tests that failed.
+    let all = components(Api::<WasmService>::all(cluster.kube.clone()).list(&ListParams::default()).await?.items);
+    let admin = Admin::of(cluster, &leader(cluster).await?).await?;
+    let compiled = admin.metric("podless_operator_artifacts_total{origin=\"compiled\"}").await? as usize;
+    let recalled = admin.metric("podless_operator_artifacts_total{origin=\"recalled\"}").await?;
+    ensure!((here..=all).contains(&compiled) && recalled == 0.0, "{compiled} of {here} to {all}, {recalled} recalled");
+    let pending = admin.metric("podless_operator_inventory{state=\"pending\"}").await?;
+    ensure!(pending == 0.0, "{pending} are not compiled yet");
+    Ok(())
 }
 
 /// Replaces every pod by those of this edition; answers the engine that everybody has then.
@@ -118,7 +139,7 @@ async fn the_engine_is_replaced_and_nothing_is_lost() -> Result<()> {
         };
         eprintln!("engine {before} → {now}");
         before = now;
-        leader(&cluster).await?;
+        eventually("everything is compiled", PATIENCE, async || compiled_once_each(&cluster, &namespace).await).await?;
         // The first request since then, and a service that nobody has served since then.
         let answer = get(&parked, "/say?awake").await?;
         assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "awake"));

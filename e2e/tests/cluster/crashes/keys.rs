@@ -146,3 +146,44 @@ async fn keys_change_while_traffic_runs_and_nothing_is_lost() -> Result<()> {
     scale_installed(&cluster, 2).await?;
     namespace.delete().await
 }
+
+#[tokio::test]
+async fn a_leaked_key_is_forgotten_as_fast_as_shims_learn_of_the_next_one() -> Result<()> {
+    let cluster = Cluster::connect().await?;
+    let namespace = cluster.namespace("e2e-leaked").await?;
+    let image = cluster.registry.push_guest("probe", "e2e/leaked:1").await?;
+    scale_installed(&cluster, 0).await?;
+    // By the clock it would take until tomorrow.
+    let operator = Operator::start(&cluster, 86_400).await?;
+    operator.leads(cluster.shims().await?.len()).await?;
+    namespace.apply("probe", json!({"image": image, "replicas": 3})).await?;
+    namespace.ready("probe").await?;
+    let plan = Plan { most: Duration::from_secs(400), ..Plan::default() };
+    let traffic = Traffic::with(&namespace.target("probe").await?, plan)?;
+    traffic.flows().await?;
+
+    let trust = async || -> Result<String> {
+        let trust = Api::<ConfigMap>::namespaced(cluster.kube.clone(), RELEASE_NAMESPACE).get("podless-trust").await?;
+        trust.data.and_then(|mut data| data.remove("seal.pub")).context("the seal keys")
+    };
+    let leaked = trust().await?;
+    let secrets = Api::<Secret>::namespaced(cluster.kube.clone(), RELEASE_NAMESPACE);
+    let wish = Patch::Merge(json!({"metadata": {"annotations": {"podless.dev/rotate": "seal!"}}}));
+    secrets.patch("podless-keys", &PatchParams::default(), &wish).await?;
+    let start = std::time::Instant::now();
+    eventually("the leaked key is forgotten", PATIENCE * 2, async || {
+        hurry_kubelets(&cluster).await?;
+        let now = trust().await?;
+        ensure!(!now.contains(leaked.trim()) && published(&cluster).await? == (1, 1), "{now}");
+        ensure!(!secrets.get("podless-keys").await?.annotations().contains_key("podless.dev/rotate"), "wished still");
+        seen_by_shims(&cluster, (1, 1)).await
+    })
+    .await?;
+    eprintln!("forgotten after {:.0?}", start.elapsed());
+    namespace.ready("probe").await?;
+    let seen = traffic.stop().await?;
+    seen.none_lost(500)?;
+    operator.stop().await?;
+    scale_installed(&cluster, 2).await?;
+    namespace.delete().await
+}

@@ -65,7 +65,7 @@ struct Recipe {
     edition: String,
     kubeconfig: PathBuf,
     cache: PathBuf,
-    registry: String,
+    registries: Vec<String>,
     ip: String,
     admin: u16,
     link: u16,
@@ -78,7 +78,8 @@ impl Recipe {
             .arg("run")
             .args(["--namespace", RELEASE_NAMESPACE, "--pod-name", "local", "--pod-ip", &self.ip])
             .args(["--link-port", &self.link.to_string(), "--admin-port", &self.admin.to_string()])
-            .args(["--plain-http-registry", &self.registry, "--log-format", "text"])
+            .args(self.registries.iter().flat_map(|registry| ["--plain-http-registry", registry]))
+            .args(["--log-format", "text"])
             .args(["--trust-overlap-seconds", &self.overlap.to_string()])
             .arg("--cache-dir")
             .arg(&self.cache)
@@ -105,13 +106,18 @@ pub(crate) struct Operator {
     pid: Arc<Mutex<Option<Pid>>>,
     stopping: Arc<AtomicBool>,
     keeper: JoinHandle<()>,
-    _files: TempDir,
+    files: TempDir,
 }
 
 impl Operator {
     /// Takes the place of the installed operators, of which there must be none any more. `overlap` is that of keys, in
     /// seconds.
     pub(crate) async fn start(cluster: &Cluster, overlap: u64) -> Result<Self> {
+        Self::start_with(cluster, overlap, &[]).await
+    }
+
+    /// The same, with further registries that speak plain HTTP.
+    pub(crate) async fn start_with(cluster: &Cluster, overlap: u64, registries: &[&str]) -> Result<Self> {
         let proxy = Arc::new(Proxy::start(cluster.kube.clone()).await?);
         let files = tempfile::tempdir()?;
         let kubeconfig = files.path().join("kubeconfig");
@@ -136,7 +142,7 @@ impl Operator {
             cache: files.path().join("cache"),
             admin: free(21_000).context("a free port")?,
             link: free(22_000).context("a free port")?,
-            registry,
+            registries: registries.iter().map(|registry| (*registry).to_owned()).chain([registry]).collect(),
             ip,
             overlap,
         };
@@ -165,7 +171,7 @@ impl Operator {
                 }
             }
         });
-        Ok(Self { proxy, admin, starts, pid, stopping, keeper, _files: files })
+        Ok(Self { proxy, admin, starts, pid, stopping, keeper, files })
     }
 
     /// Ends it for good; it gives the lease back.
@@ -191,6 +197,13 @@ impl Operator {
             Ok(())
         })
         .await
+    }
+
+    /// The same, with nothing in its store, as for every new pod.
+    pub(crate) async fn again_without_store(&self) -> Result<()> {
+        // While it runs: it cannot be started again in between.
+        std::fs::remove_dir_all(self.files.path().join("cache"))?;
+        self.again().await
     }
 
     /// Sends it a signal.

@@ -10,16 +10,24 @@ mod shim;
 mod slow;
 mod spread;
 mod tell;
+mod withdraw;
 
+#[cfg(test)]
+mod artifacts;
+#[cfg(test)]
+mod heard;
+#[cfg(test)]
+mod strange;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use podless_engine::Target;
 use podless_link::v1;
 use tokio::sync::Notify;
 
@@ -29,7 +37,7 @@ pub use spread::Growth;
 pub use tell::Next;
 
 use super::{auth::Identity, content::Assigned};
-use crate::eject::Slow;
+use crate::{build::Code, eject::Slow};
 
 /// The dead are remembered for this long at least: whoever planned one just before it was buried comes too late.
 const REST: Duration = Duration::from_secs(600);
@@ -44,10 +52,13 @@ struct Buried {
 /// Everything about shims that is not in Kubernetes.
 #[derive(Default)]
 pub struct Sessions {
-    fingerprint: String,
+    /// What the operator compiles for, by fingerprint.
+    engines: BTreeMap<String, Target>,
     shims: HashMap<String, Shim>,
     services: HashMap<String, Arc<Assigned>>,
     buried: HashMap<String, Buried>,
+    /// Services of which something was revoked, with the highest generation that is: see `withdraw`.
+    withdrawn: HashMap<String, u64>,
     /// Pods of shims that nobody reaches; see `eject`.
     ejected: HashSet<String>,
     /// Pods of shims that are much slower than others, and why they are said to be; see `eject`.
@@ -57,9 +68,9 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// For an operator that compiles for this engine fingerprint.
-    pub fn new(fingerprint: String) -> Self {
-        Self { fingerprint, ..Self::default() }
+    /// For an operator that compiles for engines of these fingerprints.
+    pub fn new(engines: impl IntoIterator<Item = (String, Target)>) -> Self {
+        Self { engines: engines.into_iter().collect(), ..Self::default() }
     }
 
     /// A shim has said Hello. `services` are the uids of all services there are.
@@ -117,6 +128,10 @@ impl Sessions {
         // It may have been told on an earlier stream, which `told` does not remember.
         let assigned = self.services.get(&ack.service_uid).filter(|a| a.share(&key.pod_uid).is_some());
         let assigned = assigned.map_or(0, |a| a.generation);
+        if self.withdrawn.contains_key(&ack.service_uid) {
+            // What it has let go makes room for what is assigned since.
+            self.touch(&key.pod_uid, &ack.service_uid);
+        }
         self.shim(key).is_some_and(|shim| shim.acknowledged(ack, assigned, now))
     }
 
@@ -145,6 +160,7 @@ impl Sessions {
         let assigned = self.services.remove(service).map_or(0, |a| a.generation);
         let seen = self.shims.values().map(|shim| shim.highest(service)).fold(assigned, u64::max);
         self.buried.insert(service.to_owned(), Buried { seen, since: now });
+        self.withdrawn.remove(service);
         let pods: Vec<_> = self.shims.keys().cloned().collect();
         for pod in pods {
             if let Some(shim) = self.shims.get_mut(&pod) {
@@ -181,8 +197,30 @@ impl Sessions {
     }
 
     /// The machine code with this SHA-256, if the shim is to have it.
-    pub fn code_for(&self, pod_uid: &str, sha256: &str) -> Option<Arc<Assigned>> {
-        self.services.values().find(|a| a.content.code.sha256 == sha256 && a.share(pod_uid).is_some()).cloned()
+    pub fn code_for(&self, pod_uid: &str, sha256: &str) -> Option<Arc<Code>> {
+        let given = self.services.values().filter(|a| a.share(pod_uid).is_some());
+        let mut codes = given.flat_map(|a| a.content.artifacts.values()).map(|artifact| &artifact.code);
+        codes.find(|code| code.sha256 == sha256).cloned()
+    }
+
+    /// Connected shims of the engine of this fingerprint that serve this service, by the uids of their pods.
+    pub fn holders(&self, service: &str, engine: &str) -> Vec<String> {
+        let runs = |shim: &Shim| shim.connected && shim.hello.fingerprint == engine;
+        let holds = |shim: &Shim| runs(shim) && shim.known.contains_key(service);
+        self.shims.iter().filter(|(_, shim)| holds(shim)).map(|(pod_uid, _)| pod_uid.clone()).collect()
+    }
+
+    /// Whether a shim that is connected serves this service with an engine that the operator does not compile for.
+    pub fn is_served_by_another_engine(&self, service: &str) -> bool {
+        self.shims.values().any(|shim| shim.connected && shim.known.contains_key(service) && !self.matches(shim))
+    }
+
+    /// Asks a shim for machine code. Answers whether it is there to be asked.
+    pub fn recall(&mut self, pod_uid: &str, recall: v1::Recall) -> bool {
+        let Some(shim) = self.shims.get_mut(pod_uid).filter(|shim| shim.connected) else { return false };
+        shim.recalls.push_back(recall);
+        shim.notify.notify_one();
+        true
     }
 
     /// What all shims have measured of a service; `None` while one that serves it has not reported yet, because half
@@ -206,9 +244,22 @@ impl Sessions {
         &self.shims
     }
 
-    /// Whether the shim runs the engine that the operator compiles for.
+    /// Whether the shim runs an engine that the operator compiles for.
     pub fn matches(&self, shim: &Shim) -> bool {
-        shim.hello.fingerprint == self.fingerprint
+        self.engines.contains_key(&shim.hello.fingerprint)
+    }
+
+    /// The nodes of shims that the operator compiles for, and for what: of those that are away for a moment too.
+    pub fn targets(&self) -> impl Iterator<Item = (&str, Target)> {
+        let target = |shim: &Shim| self.engines.get(&shim.hello.fingerprint).copied();
+        self.shims.values().filter_map(move |shim| Some((shim.identity.node.as_str(), target(shim)?)))
+    }
+
+    /// Whether every connected shim says that it trusts this, and there is one.
+    pub fn all_trust(&self, trust: &str) -> bool {
+        let mut connected = self.shims.values().filter(|shim| shim.connected).peekable();
+        let trusts = |shim: &Shim| shim.report.as_ref().is_some_and(|report| report.trust == trust);
+        connected.peek().is_some() && connected.all(trusts)
     }
 
     /// Uids of all services that are assigned or that a shim knows, but for those that are buried.

@@ -74,6 +74,8 @@ pub struct Shim {
     pub(super) questions: VecDeque<v1::Probe>,
     /// Services of which connections are to come again elsewhere, and it is yet to be told; by their uids.
     pub(super) spreads: BTreeMap<String, v1::Spread>,
+    /// What it is yet to be asked for.
+    pub(super) recalls: VecDeque<v1::Recall>,
     /// Who waits for an answer, by the number of the question.
     pub(super) asked: HashMap<u64, oneshot::Sender<bool>>,
     pub(super) notify: Arc<Notify>,
@@ -110,6 +112,7 @@ impl Shim {
             synced: false,
             questions: VecDeque::new(),
             spreads: BTreeMap::new(),
+            recalls: VecDeque::new(),
             asked: HashMap::new(),
             notify,
             known,
@@ -123,6 +126,7 @@ impl Shim {
         self.dirty.clear();
         self.questions.clear();
         self.spreads.clear();
+        self.recalls.clear();
         self.asked.clear();
     }
 

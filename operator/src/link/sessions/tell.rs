@@ -10,19 +10,21 @@ use std::{
 use podless_link::v1;
 
 use super::{Buried, SessionKey, Sessions};
-use crate::link::content::{Assigned, Share};
+use crate::link::content::{Artifact, Assigned, Share};
 
 /// What a shim is told next.
 #[derive(Clone, Debug)]
 pub enum Next {
-    /// An assignment with the shim's share.
-    Assign(Arc<Assigned>, Share),
+    /// An assignment with the shim's share, and the artifact for its engine.
+    Assign(Arc<Assigned>, Share, Artifact),
     /// The service is gone.
     Withdraw {
         /// Its uid.
         service: String,
         /// The highest generation that anyone has seen.
         generation: u64,
+        /// It is revoked, and answers nobody any more: else until clients know that it is gone.
+        at_once: bool,
     },
     /// Everything has been said.
     Synced,
@@ -30,6 +32,8 @@ pub enum Next {
     Probe(v1::Probe),
     /// More shims get connections of a service than before.
     Spread(v1::Spread),
+    /// Does it have machine code that was lost here?
+    Recall(v1::Recall),
 }
 
 impl Sessions {
@@ -88,7 +92,7 @@ impl Sessions {
 
     /// What to tell next on this stream; `None` when there is nothing for now.
     pub fn next(&mut self, key: &SessionKey) -> Option<Next> {
-        let Self { fingerprint, shims, services, buried, .. } = self;
+        let Self { engines, shims, services, buried, withdrawn, .. } = self;
         let shim = shims.get_mut(&key.pod_uid).filter(|shim| shim.session == key.session)?;
         // Short, and somebody waits for the answer: before everything else.
         if let Some(question) = shim.questions.pop_front() {
@@ -97,25 +101,28 @@ impl Sessions {
         if let Some((_, spread)) = shim.spreads.pop_first() {
             return Some(Next::Spread(spread));
         }
-        let matches = shim.hello.fingerprint == *fingerprint;
+        if let Some(recall) = shim.recalls.pop_front() {
+            return Some(Next::Recall(recall));
+        }
+        let engine = &shim.hello.fingerprint;
+        let matches = engines.contains_key(engine);
         while let Some(uid) = shim.dirty.pop_first() {
-            if let Some(&Buried { seen, .. }) = buried.get(&uid) {
-                if shim.known.contains_key(&uid) || shim.told.contains_key(&uid) {
-                    return Some(Next::Withdraw { service: uid, generation: seen });
-                }
-                continue;
+            let gone = buried.get(&uid).map(|buried: &Buried| (buried.seen, false));
+            // It lets that go before it is told of anything newer: if it could not load that, it would serve this on.
+            let revoked = || withdrawn.get(&uid).filter(|seen| shim.highest(&uid) <= **seen).map(|seen| (*seen, true));
+            let has = shim.known.contains_key(&uid) || shim.told.contains_key(&uid);
+            if let Some((seen, at_once)) = gone.or_else(revoked).filter(|_| has) {
+                return Some(Next::Withdraw { service: uid, generation: seen, at_once });
             }
-            // Code for another engine would only be refused.
-            let Some((assigned, share)) =
-                services.get(&uid).filter(|_| matches).and_then(|a| Some((a, a.share(&key.pod_uid)?)))
-            else {
-                continue;
-            };
+            // Code for another engine would only be refused. It is told when there is some for its own.
+            let found = services.get(&uid).filter(|_| matches);
+            let found = found.and_then(|a| Some((a, a.share(&key.pod_uid)?, a.content.artifacts.get(engine)?)));
+            let Some((assigned, share, artifact)) = found else { continue };
             if shim.highest(&uid) == assigned.generation {
                 continue;
             }
             shim.told.insert(uid, assigned.generation);
-            return Some(Next::Assign(assigned.clone(), share));
+            return Some(Next::Assign(assigned.clone(), share, artifact.clone()));
         }
         // A shim that cannot be given anything must not become ready and replace one that serves.
         if !shim.synced && shim.awaits.is_empty() && matches {

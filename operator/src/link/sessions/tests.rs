@@ -3,11 +3,14 @@
 use super::*;
 use crate::{
     build::Code,
-    link::content::{Content, Share},
+    link::content::{Artifact, Content, Share},
     reconcile::env::Env,
     wake::ServiceRef,
 };
-use podless_artifact::seal::{HttpWorld, Seal};
+use podless_artifact::{
+    Held,
+    seal::{HttpWorld, Seal},
+};
 use podless_crds::Image;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,21 +21,30 @@ fn identity(pod: &str) -> Identity {
     Identity { pod_uid: pod.into(), pod_name: pod.into(), node: format!("node of {pod}"), ip: "10.0.0.1".into() }
 }
 
-fn assigned(service: &str, generation: u64, pods: &[&str]) -> Assigned {
-    let code = Code { sha256: format!("code of {service}"), size: 0, file: tempfile::tempfile().expect("a file") };
+pub(super) fn assigned(service: &str, generation: u64, pods: &[&str]) -> Assigned {
+    let code = Code {
+        sha256: format!("code of {service}"),
+        size: 0,
+        file: tempfile::tempfile().expect("a file"),
+        note: String::new(),
+        held: Held::default(),
+    };
+    let seal = Seal {
+        component: "c".into(),
+        code_sha256: code.sha256.clone(),
+        code_size: 0,
+        fingerprint: "f".into(),
+        wasmtime: "1.2.3".into(),
+        target: "t".into(),
+        http: HttpWorld::P2,
+        made_at: String::new(),
+    };
+    let artifact = Artifact { seal, sealed: "{}".into(), sealer: "k".into(), code: Arc::new(code) };
     let content = Content {
         service_generation: 1,
-        image: Image { reference: "r".into(), digest: "d".into(), size: 1 },
-        seal: Seal {
-            component: "c".into(),
-            code_sha256: code.sha256.clone(),
-            code_size: 0,
-            fingerprint: "f".into(),
-            target: "t".into(),
-            http: HttpWorld::P2,
-        },
-        sealed: "{}".into(),
-        code: Arc::new(code),
+        image: Image { reference: "r".into(), digest: "d".into(), size: 1, ..Image::default() },
+        component: "c".into(),
+        artifacts: BTreeMap::from([("f".to_owned(), artifact)]),
         env: Env::default(),
         logging: false,
         outbound_http: None,
@@ -54,21 +66,29 @@ fn assigned(service: &str, generation: u64, pods: &[&str]) -> Assigned {
     }
 }
 
-fn hello(fingerprint: &str, known: &[(&str, u64)]) -> v1::Hello {
+/// Of an operator that compiles for two engines.
+pub(super) fn sessions() -> Sessions {
+    Sessions::new([("f".to_owned(), Target::X86_64V3), ("g".to_owned(), Target::Aarch64)])
+}
+
+pub(super) fn hello(fingerprint: &str, known: &[(&str, u64)]) -> v1::Hello {
     let known = known.iter().map(|(uid, generation)| v1::Known { service_uid: (*uid).into(), generation: *generation });
     v1::Hello { fingerprint: fingerprint.into(), known: known.collect(), ..Default::default() }
 }
 
 /// All that is to be said now, as text.
-fn drain(sessions: &mut Sessions, key: &SessionKey) -> Vec<String> {
+pub(super) fn drain(sessions: &mut Sessions, key: &SessionKey) -> Vec<String> {
     let said = |next| match next {
-        Next::Assign(a, Share { budget, parked }) => {
+        Next::Assign(a, Share { budget, parked }, _) => {
             format!("assign {} {} {budget}{}", a.service.uid, a.generation, if parked { " parked" } else { "" })
         }
-        Next::Withdraw { service, generation } => format!("withdraw {service} {generation}"),
+        Next::Withdraw { service, generation, at_once } => {
+            format!("withdraw {service} {generation}{}", if at_once { " at once" } else { "" })
+        }
         Next::Synced => "synced".to_owned(),
         Next::Probe(probe) => format!("probe {}", probe.address),
         Next::Spread(spread) => format!("spread {} {}-{}", spread.service_uid, spread.before, spread.after),
+        Next::Recall(recall) => format!("recall {}", recall.component),
     };
     std::iter::from_fn(|| sessions.next(key)).map(said).collect()
 }
@@ -78,14 +98,14 @@ fn loaded(sessions: &mut Sessions, key: &SessionKey, service: &str, generation: 
     sessions.ack(key, v1::Ack { service_uid: service.into(), generation, outcome }, Instant::now());
 }
 
-fn open(sessions: &mut Sessions, pod: &str, hello: v1::Hello, services: &[&str]) -> SessionKey {
+pub(super) fn open(sessions: &mut Sessions, pod: &str, hello: v1::Hello, services: &[&str]) -> SessionKey {
     let services = services.iter().map(|s| (*s).to_owned()).collect();
     sessions.open(identity(pod), hello, services, Instant::now()).0
 }
 
 #[test]
 fn only_differences_are_told_and_synced_comes_after_all_of_them() {
-    let mut sessions = Sessions::new("f".into());
+    let mut sessions = sessions();
     sessions.assign(assigned("a", 3, &["p"]));
     let key = open(&mut sessions, "p", hello("f", &[("a", 3), ("b", 1)]), &["a", "b", "c"]);
     assert!(drain(&mut sessions, &key).is_empty(), "it has a, and the rest is not planned yet");
@@ -108,7 +128,7 @@ fn only_differences_are_told_and_synced_comes_after_all_of_them() {
 
 #[test]
 fn a_shim_of_another_engine_is_told_of_deletions_only() {
-    let mut sessions = Sessions::new("f".into());
+    let mut sessions = sessions();
     let key = open(&mut sessions, "p", hello("old", &[("a", 3)]), &[]);
     sessions.assign(assigned("a", 4, &["p"]));
     assert!(drain(&mut sessions, &key).is_empty(), "nor does it become ready and replace one that serves");
@@ -118,7 +138,7 @@ fn a_shim_of_another_engine_is_told_of_deletions_only() {
 
 #[test]
 fn the_dead_are_withdrawn_from_whoever_knows_them_whenever_it_comes() {
-    let mut sessions = Sessions::new("f".into());
+    let mut sessions = sessions();
     let (p, q) = (open(&mut sessions, "p", hello("f", &[]), &[]), open(&mut sessions, "q", hello("f", &[]), &[]));
     sessions.assign(assigned("a", 1, &["p"]));
     assert_eq!(drain(&mut sessions, &p), ["assign a 1 20", "synced"]);
@@ -134,7 +154,7 @@ fn the_dead_are_withdrawn_from_whoever_knows_them_whenever_it_comes() {
 
 #[test]
 fn a_service_that_a_restored_api_server_has_again_is_assigned_again() {
-    let mut sessions = Sessions::new("f".into());
+    let mut sessions = sessions();
     let key = open(&mut sessions, "p", hello("f", &[("a", 3), ("b", 1)]), &[]);
     sessions.bury("a", Instant::now());
     sessions.bury("b", Instant::now());
@@ -149,7 +169,7 @@ fn a_service_that_a_restored_api_server_has_again_is_assigned_again() {
 
 #[test]
 fn the_dead_are_forgotten_when_no_shim_knows_them() {
-    let mut sessions = Sessions::new("f".into());
+    let mut sessions = sessions();
     let (start, key) = (Instant::now(), open(&mut sessions, "p", hello("f", &[("a", 1)]), &[]));
     sessions.bury("a", start);
     sessions.bury("b", start);
@@ -174,7 +194,7 @@ fn the_dead_are_forgotten_when_no_shim_knows_them() {
 
 #[test]
 fn no_shim_is_believed_a_generation_that_it_was_not_told() {
-    let mut sessions = Sessions::new("f".into());
+    let mut sessions = sessions();
     sessions.assign(assigned("a", 3, &["p"]));
     let key = open(&mut sessions, "p", hello("f", &[("b", 5), ("c", u64::MAX)]), &[]);
     assert_eq!(drain(&mut sessions, &key), ["assign a 3 20", "synced"]);
@@ -206,7 +226,7 @@ fn no_shim_is_believed_a_generation_that_it_was_not_told() {
 
 #[test]
 fn who_replaces_a_shim_waits_for_what_that_one_serves_and_not_for_ever() {
-    let mut sessions = Sessions::new("f".into());
+    let mut sessions = sessions();
     let (start, most) = (Instant::now(), Duration::from_secs(60));
     let joins = |sessions: &mut Sessions, pod: &str, node: &str, known: &[(&str, u64)]| {
         let identity = Identity { node: node.into(), ..identity(pod) };
@@ -239,7 +259,7 @@ fn who_replaces_a_shim_waits_for_what_that_one_serves_and_not_for_ever() {
 
 #[test]
 fn a_new_stream_takes_the_place_of_the_old_one() {
-    let mut sessions = Sessions::new("f".into());
+    let mut sessions = sessions();
     sessions.assign(assigned("a", 1, &["p"]));
     let old = open(&mut sessions, "p", hello("f", &[]), &[]);
     assert_eq!(drain(&mut sessions, &old), ["assign a 1 20", "synced"]);
@@ -263,7 +283,7 @@ fn a_new_stream_takes_the_place_of_the_old_one() {
 
 #[test]
 fn what_could_not_be_loaded_is_told_again_after_a_while() {
-    let mut sessions = Sessions::new("f".into());
+    let mut sessions = sessions();
     sessions.assign(assigned("a", 1, &["p"]));
     let key = open(&mut sessions, "p", hello("f", &[]), &[]);
     assert_eq!(drain(&mut sessions, &key), ["assign a 1 20", "synced"]);
@@ -278,50 +298,8 @@ fn what_could_not_be_loaded_is_told_again_after_a_while() {
 }
 
 #[test]
-fn code_is_for_those_who_are_to_have_it() {
-    let mut sessions = Sessions::new("f".into());
-    sessions.assign(assigned("a", 1, &["p"]));
-    assert!(sessions.code_for("p", "code of a").is_some());
-    assert!(sessions.code_for("q", "code of a").is_none());
-    assert!(sessions.code_for("p", "code of b").is_none());
-}
-
-#[test]
-fn half_a_measurement_is_none_and_made_up_buckets_are_dropped() {
-    let mut sessions = Sessions::new("f".into());
-    let p = open(&mut sessions, "p", hello("f", &[("a", 1)]), &[]);
-    let q = open(&mut sessions, "q", hello("f", &[("a", 1)]), &[]);
-    let counts = HashMap::from([(3, 1), (u32::MAX, 1)]);
-    let phases = v1::Phases { fetch: Some(v1::Histogram { counts }), ..Default::default() };
-    let service = v1::ServiceReport { service_uid: "a".into(), phases: Some(phases), ..Default::default() };
-    let report = v1::Report { services: vec![service], ..Default::default() };
-    sessions.report(&p, report.clone());
-    assert!(sessions.reports_of("a").is_none(), "q has not said anything yet");
-    sessions.report(&q, report);
-    let reports = sessions.reports_of("a").expect("both have");
-    let fetch = reports[0].phases.as_ref().and_then(|p| p.fetch.as_ref()).expect("a histogram");
-    assert_eq!((reports.len(), fetch.counts.len()), (2, 1));
-}
-
-#[test]
-fn a_peer_is_asked_and_its_answer_reaches_who_asked() {
-    let mut sessions = Sessions::new("f".into());
-    let key = open(&mut sessions, "p", hello("f", &[]), &[]);
-    assert!(sessions.ask("nobody", "10.0.0.9:8081", Duration::from_secs(1)).is_none());
-    let mut asked = sessions.ask("p", "10.0.0.9:8081", Duration::from_secs(1)).expect("connected");
-    assert_eq!(drain(&mut sessions, &key), ["probe 10.0.0.9:8081", "synced"]);
-    sessions.answered(&key, v1::ProbeResult { id: 77, reachable: true });
-    assert!(asked.try_recv().is_err(), "an answer that nobody asked for");
-    sessions.answered(&key, v1::ProbeResult { id: 1, reachable: true });
-    assert_eq!(asked.try_recv(), Ok(true));
-    let mut unanswered = sessions.ask("p", "10.0.0.9:8081", Duration::from_secs(1)).expect("connected");
-    sessions.close(&key, Instant::now());
-    assert_eq!(unanswered.try_recv(), Err(tokio::sync::oneshot::error::TryRecvError::Closed));
-}
-
-#[test]
 fn who_connects_is_ejected_no_more() {
-    let mut sessions = Sessions::new("f".into());
+    let mut sessions = sessions();
     assert!(sessions.eject(HashSet::from(["p".to_owned()])));
     assert!(!sessions.eject(HashSet::from(["p".to_owned()])), "no news");
     assert!(sessions.is_ejected("p"));
@@ -331,7 +309,7 @@ fn who_connects_is_ejected_no_more() {
 
 #[test]
 fn a_shim_that_was_left_is_told_what_is_true_now_and_keeps_nothing_resident() {
-    let mut sessions = Sessions::new("f".into());
+    let mut sessions = sessions();
     let (p, q) = (open(&mut sessions, "p", hello("f", &[]), &[]), open(&mut sessions, "q", hello("f", &[]), &[]));
     sessions.assign(assigned("a", 1, &["p", "q"]));
     assert_eq!(drain(&mut sessions, &q), ["assign a 1 20", "synced"]);
@@ -342,39 +320,8 @@ fn a_shim_that_was_left_is_told_what_is_true_now_and_keeps_nothing_resident() {
 }
 
 #[test]
-fn a_shim_is_believed_what_it_may_speak_of_and_no_more_than_it_can_have() {
-    let mut sessions = Sessions::new("f".into());
-    sessions.assign(assigned("its own", 1, &["p"]));
-    sessions.assign(assigned("moved", 1, &["p"]));
-    sessions.assign(assigned("dead", 1, &["p"]));
-    let key = open(&mut sessions, "p", hello("f", &[("claimed", 1)]), &[]);
-    drain(&mut sessions, &key);
-    sessions.assign(Assigned { budgets: [("q".into(), 5), ("r".into(), 7)].into(), ..assigned("moved", 2, &[]) });
-    sessions.assign(assigned("claimed", 1, &["q"]));
-    sessions.bury("dead", Instant::now());
-    let believed = |sessions: &Sessions, key: &SessionKey, in_flight: u32| {
-        let said =
-            |uid: &str| v1::ServiceLoad { service_uid: uid.into(), in_flight, requests: 9, ..Default::default() };
-        let services = ["its own", "moved", "claimed", "dead", "never heard of"].map(said);
-        let mut load = v1::Load { services: services.into() };
-        sessions.believe(key, &mut load);
-        assert!(load.services.iter().all(|s| s.requests == 9));
-        load.services.into_iter().map(|s| (s.service_uid, s.in_flight)).collect::<Vec<_>>()
-    };
-    let both = |own: u32, moved: u32| [("its own".to_owned(), own), ("moved".to_owned(), moved)];
-    assert_eq!(believed(&sessions, &key, 3), both(3, 3));
-    assert_eq!(believed(&sessions, &key, u32::MAX), both(4 * 20, 4 * 7), "its budget, and the largest there is");
-
-    let again = open(&mut sessions, "p", hello("f", &[("its own", 1), ("moved", 1), ("claimed", 1)]), &[]);
-    assert!(believed(&sessions, &key, 3).is_empty(), "the stream is not the shim's one any more");
-    assert_eq!(believed(&sessions, &again, 3), [("its own".to_owned(), 3)], "of the rest it was not told on this one");
-    sessions.close(&again, Instant::now());
-    assert!(believed(&sessions, &again, 3).is_empty());
-}
-
-#[test]
 fn who_had_connections_is_told_that_others_get_them_too() {
-    let mut sessions = Sessions::new("f".into());
+    let mut sessions = sessions();
     let (p, q) = (open(&mut sessions, "p", hello("f", &[]), &[]), open(&mut sessions, "q", hello("f", &[]), &[]));
     assert_eq!((drain(&mut sessions, &p), drain(&mut sessions, &q)), (vec!["synced".into()], vec!["synced".into()]));
     let growth = |before: &[&str], after: &[&str]| {
@@ -404,41 +351,43 @@ fn who_had_connections_is_told_that_others_get_them_too() {
 }
 
 #[test]
-fn answers_are_looked_at_of_what_a_shim_is_to_serve_and_has_loaded() {
-    let (mut sessions, start) = (Sessions::new("f".into()), Instant::now());
-    for service in ["served", "new", "left"] {
-        sessions.assign(assigned(service, 1, &["p"]));
-    }
-    let key = open(&mut sessions, "p", hello("f", &[("served", 1), ("left", 1)]), &[]);
-    sessions.assign(Assigned { left: BTreeMap::from([("p".to_owned(), 10)]), ..assigned("left", 1, &["q"]) });
-    let tell = |sessions: &mut Sessions, key: &SessionKey, seconds: u64| {
-        let pace = Some(v1::Pace { waiting: 0, answered: seconds * 20, weights: seconds * 20 * 12_000 });
-        let said = |uid: &str| v1::ServiceLoad { service_uid: uid.into(), pace, ..Default::default() };
-        let load = v1::Load { services: ["served", "new", "left", "never heard of"].map(said).into() };
-        sessions.paced(key, &load, start + Duration::from_secs(seconds));
-    };
-    let measured = |sessions: &mut Sessions, seconds: u64| {
-        let all = sessions.measured(start + Duration::from_secs(seconds)).into_iter();
-        all.map(|shim| (shim.pod_uid, shim.windows.into_keys().collect::<Vec<_>>())).collect::<Vec<_>>()
-    };
-    tell(&mut sessions, &key, 0);
-    tell(&mut sessions, &key, 5);
-    assert_eq!(measured(&mut sessions, 5), [("p".to_owned(), vec!["served".to_owned()])]);
-    assert_eq!(sessions.serving(), HashSet::from(["p".to_owned(), "q".to_owned()]));
+fn what_is_revoked_is_withdrawn_at_once_until_something_else_is_assigned() {
+    let mut sessions = sessions();
+    let key = open(&mut sessions, "p", hello("f", &[("a", 3)]), &[]);
+    drain(&mut sessions, &key);
+    sessions.assign(assigned("a", 4, &["p"]));
+    drain(&mut sessions, &key);
+    loaded(&mut sessions, &key, "a", 4);
+    sessions.withdraw("a");
+    assert_eq!(drain(&mut sessions, &key), ["withdraw a 4 at once"]);
+    assert!(sessions.assigned("a").is_none() && sessions.code_for("p", "code of a").is_none(), "nor is it fetched");
+    // Who connects later and has it is told too, whichever generation that is.
+    let late = open(&mut sessions, "q", hello("f", &[("a", 2)]), &[]);
+    assert_eq!(drain(&mut sessions, &late)[0], "withdraw a 4 at once");
+    let withdrawn = Some(v1::ack::Outcome::Withdrawn(v1::Withdrawn {}));
+    let ack = v1::Ack { service_uid: "a".into(), generation: 4, outcome: withdrawn };
+    sessions.ack(&key, ack, Instant::now());
+    sessions.withdraw("a");
+    assert!(drain(&mut sessions, &key).is_empty(), "it has none any more");
+    sessions.assign(assigned("a", 5, &["p"]));
+    assert_eq!(drain(&mut sessions, &key), ["assign a 5 20"]);
+}
 
-    let again = open(&mut sessions, "p", hello("f", &[("served", 1)]), &[]);
-    tell(&mut sessions, &key, 6);
-    tell(&mut sessions, &again, 10);
-    assert_eq!(measured(&mut sessions, 10), [("p".to_owned(), vec![])], "it may be another process");
-    sessions.close(&again, start);
-    assert!(measured(&mut sessions, 10).is_empty());
-
-    let slow = HashMap::from([("p".to_owned(), Slow::example())]);
-    assert!(sessions.slow_down(slow.clone()) && !sessions.slow_down(slow), "no news");
-    open(&mut sessions, "p", hello("f", &[]), &[]);
-    assert!(sessions.slow("p").is_some(), "to come back is no cure");
-    assert!(sessions.slow_down(HashMap::new()) && sessions.slow("p").is_none());
-    assert!(sessions.shims()["p"].pardoned);
-    open(&mut sessions, "p", hello("f", &[]), &[]);
-    assert!(!sessions.shims()["p"].pardoned, "what it had before is lost");
+#[test]
+fn what_is_published_is_trusted_when_everyone_who_is_connected_says_so() {
+    let mut sessions = sessions();
+    assert!(!sessions.all_trust("new"), "nobody has been heard");
+    let (p, q) = (open(&mut sessions, "p", hello("f", &[]), &[]), open(&mut sessions, "q", hello("f", &[]), &[]));
+    let says = |sessions: &mut Sessions, key: &SessionKey, trust: &str| {
+        sessions.report(key, v1::Report { trust: trust.into(), ..Default::default() });
+    };
+    says(&mut sessions, &p, "new");
+    assert!(!sessions.all_trust("new"), "q has not reported");
+    says(&mut sessions, &q, "old");
+    assert!(!sessions.all_trust("new"));
+    says(&mut sessions, &q, "new");
+    assert!(sessions.all_trust("new") && !sessions.all_trust("old"));
+    says(&mut sessions, &q, "old");
+    sessions.close(&q, Instant::now());
+    assert!(sessions.all_trust("new"), "who is away is left behind");
 }

@@ -8,8 +8,8 @@ use podless_crds::{Image, MetricType, Reason, WasmService};
 use super::Rejected;
 use crate::{
     build::Built,
-    link::content::Content,
-    reconcile::{env::Env, quantity},
+    link::content::{Artifact, Content},
+    reconcile::{env::Env, pin::resolved_for, quantity},
     schedule::Cost,
 };
 
@@ -51,20 +51,30 @@ pub(super) fn amounts(service: &WasmService) -> Result<Amounts, Rejected> {
     })
 }
 
-/// What is assigned.
-pub(super) fn content_of(service: &WasmService, built: &Built, env: &Env, amounts: Amounts) -> Content {
+/// What is assigned: what was built, and the same for other targets.
+pub(super) fn content_of<'a>(
+    service: &WasmService,
+    built: &'a Built,
+    others: impl Iterator<Item = &'a Built>,
+    env: &Env,
+    amounts: Amounts,
+) -> Content {
     let spec = &service.spec.revision;
+    let artifact = |built: &Built| Artifact::new(built.seal.clone(), &built.sealed, built.code.clone());
+    let all = others.chain([built]).map(|built| (built.seal.fingerprint.clone(), artifact(built)));
     Content {
         service_generation: service.metadata.generation.unwrap_or(0),
         image: Image {
             reference: spec.image.clone(),
             digest: built.digest.clone(),
+            manifest: built.manifest.clone(),
             size: i64::try_from(built.component_size).unwrap_or(i64::MAX),
+            component: Some(built.seal.component.clone()),
+            resolved_for: Some(resolved_for(service)),
+            resolved_at: None,
         },
-        seal: built.seal.clone(),
-        // A seal is two strings: it is always JSON.
-        sealed: serde_json::to_string(&built.sealed).unwrap_or_default(),
-        code: built.code.clone(),
+        component: built.seal.component.clone(),
+        artifacts: all.collect(),
         env: env.clone(),
         logging: spec.capabilities.logging.is_some(),
         outbound_http: spec.capabilities.outbound_http.clone(),

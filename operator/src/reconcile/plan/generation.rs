@@ -16,19 +16,18 @@ use crate::{
 /// Name of what is served, whichever engine it is compiled for and whoever sealed it. `salt` is the operator's secret: the
 /// name is written into the slice, and who reads it there must not be able to try out what a secret variable holds.
 pub(super) fn content_name(salt: &[u8], content: &Content, port: u16) -> String {
-    let unsealed = Content { sealed: content.seal.component.clone(), ..content.clone() };
     let mut hash = Sha256::new();
     hash.update(salt);
-    hash.update(unsealed.fingerprint());
+    hash.update(content.name());
     hash.update(port.to_le_bytes());
     hex::encode(&hash.finalize()[..8])
 }
 
 /// Name of exactly what is assigned.
-pub(super) fn fingerprint(content: &str, sealed: &str, nodes: &BTreeMap<String, RecordedNode>, parked: bool) -> String {
+pub(super) fn fingerprint(content: &str, made: &str, nodes: &BTreeMap<String, RecordedNode>, parked: bool) -> String {
     let mut hash = Sha256::new();
     hash.update(content);
-    hash.update(sealed);
+    hash.update(made);
     hash.update([parked.into()]);
     for (node, RecordedNode { replicas, budget }) in nodes {
         hash.update(format!("\0{node}\0{replicas}\0{budget}"));

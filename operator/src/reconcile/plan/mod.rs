@@ -1,10 +1,12 @@
 //! What should be. In: everything that was observed; out: the objects and assignments to make true, and the facts of
 //! it for status; or why nothing may be touched. Pure.
 //!
-//! `place` says where, `content` what, `generation` whether it is new, and `shims` who is told and who gets connections.
-//! `growth` says whose connections are to follow, `settled` what all that means for a shim that joins.
+//! `place` says where, `content` what, `generation` whether it is new, and `shims` who is told and who gets
+//! connections. `drained` is the plan of what is revoked, `growth` says whose connections are to follow, `settled` what
+//! all that means for a shim that joins.
 
 mod content;
+mod drained;
 mod generation;
 mod growth;
 mod place;
@@ -24,12 +26,13 @@ use super::{
     views::ShimView,
 };
 use crate::{
-    build::BuildState,
+    build::{BuildState, Built},
     link::{content::Assigned, sessions::Growth},
     nodes::facts::ZONE,
     schedule::Cost,
 };
 use content::{amounts, content_of};
+use drained::drained;
 use generation::{content_name, fingerprint, next_generation, seen};
 use growth::growth;
 use place::{Places, place, stay};
@@ -95,6 +98,10 @@ pub struct Facts {
     pub short: Option<String>,
     /// Why there is no environment; what was assigned before stays.
     pub env: Option<String>,
+    /// Why what served was taken off all nodes.
+    pub revoked: Option<String>,
+    /// Why there are fewer replicas than the spec has.
+    pub over: Option<String>,
     /// Endpoints that new connections go to: the ready ones; when there is none, those that serve while they end.
     pub endpoints: usize,
     /// One of them serves this generation.
@@ -107,6 +114,8 @@ pub struct Facts {
     pub patience: Duration,
     /// There is something to place.
     pub placeable: bool,
+    /// There is, and a shim could be given it if there were machine code for it.
+    pub unmade: bool,
     /// The image that was assigned, when this leader knows it.
     pub image: Option<Image>,
 }
@@ -149,17 +158,23 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         again: Duration::from_secs(30),
     })?;
 
+    if let Some(why) = o.revoked() {
+        return Ok(drained(o, port, why, settings));
+    }
+
     let generation = o.service.metadata.generation.unwrap_or(0);
     let record = o.record.clone();
     let before = Before::of(ours(&o.slices));
     let assigned = o.assigned.as_deref();
     let content = match (&o.build, &o.env) {
-        (BuildState::Ready(built), Ok(env)) => Some(Arc::new(content_of(&o.service, built, env, amounts))),
+        (BuildState::Ready(built), Ok(env)) => {
+            Some(Arc::new(content_of(&o.service, built, o.built_beside(built), env, amounts)))
+        }
         // What served goes on serving, with its own artifact and settings, while the new one is not there.
         _ => o.kept.clone(),
     };
 
-    let mut shims = Shims::sort(&o.shims, &before, assigned);
+    let mut shims = Shims::sort(&o.shims, &before, assigned, content.as_deref());
     let current = assigned.map(|a| a.replicas.clone()).or_else(|| record.as_ref().map(Recorded::replicas));
     let current = current.unwrap_or_default();
     let Places { replicas, short } = match content {
@@ -180,8 +195,8 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         let nodes = replicas.iter().map(|(node, &n)| (node.clone(), RecordedNode { replicas: n, budget: budget(n) }));
         let (nodes, parked) = (nodes.collect(), o.demand.is_parked());
         let name = content_name(&settings.salt, content, port);
-        let print = fingerprint(&name, &content.sealed, &nodes, parked);
-        let seen = seen(shims.given(&before, assigned));
+        let print = fingerprint(&name, &content.made(), &nodes, parked);
+        let seen = seen(shims.given(&before, assigned)).max(o.withdrawn);
         // A restored API server has an older record than that of what shims serve. But the same content may have been
         // assigned anew without being recorded: see `resealed`.
         let told =
@@ -194,6 +209,7 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
             fingerprint: print.clone(),
             since: record.as_ref().filter(|r| r.content == name && !outdated(r)).map_or(generation, |r| r.since),
             content: name,
+            withdrawn: o.withdrawn,
             nodes,
             cpu_millis: amounts.each.cpu_millis,
             memory: amounts.each.memory,
@@ -249,12 +265,15 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         places,
         short,
         env: o.env.as_ref().err().map(ToString::to_string),
+        revoked: None,
+        over: o.judgement.over(&o.service.spec),
         endpoints: takers.len(),
         endpoints_current: o.shims.iter().any(|s| takers.contains(s.pod_uid.as_str()) && serves_current(s)),
         failures: failures.collect(),
         usable_shims: o.shims.iter().filter(|s| s.assignable()).count(),
         patience: o.patience,
         placeable: content.is_some(),
+        unmade: !shims.unmade.is_empty(),
         image: next.as_ref().map(|n| n.content.image.clone()),
     };
     let common = Common { owner: &o.service, port, namespace: &settings.namespace, families: &families };
@@ -276,7 +295,7 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
 /// Shims must have it before the old key is forgotten, or could not start it again. The next plan counts on from it.
 pub fn resealed(o: &Observed) -> Option<Assigned> {
     let (assigned, kept) = (o.assigned.as_deref()?, o.kept.as_ref()?);
-    if kept.sealed == assigned.content.sealed {
+    if kept.made() == assigned.content.made() || o.revoked().is_some() {
         return None;
     }
     let given = o.shims.iter().filter(|shim| assigned.share(&shim.pod_uid).is_some());
@@ -316,6 +335,15 @@ impl Recorded {
 }
 
 impl Observed {
+    /// The same component for other targets, as far as it is built.
+    fn built_beside<'a>(&'a self, built: &'a Built) -> impl Iterator<Item = &'a Built> {
+        let ready = self.other_targets.values().filter_map(|state| match state {
+            BuildState::Ready(other) => Some(other.as_ref()),
+            BuildState::Pending(_) | BuildState::Rejected(_) => None,
+        });
+        ready.filter(|other| other.seal.component == built.seal.component)
+    }
+
     /// Status said that this generation serves.
     fn was_ready(&self) -> bool {
         let ready = self.service.status.iter().flat_map(|s| &s.conditions).find(|c| c.type_ == "Ready");

@@ -7,7 +7,7 @@ use super::shims::Shims;
 use crate::{
     nodes::facts::NodeFacts,
     reconcile::{observe::Observed, views::ShimView},
-    schedule::{self, Ask, Cost, Node, sentence},
+    schedule::{self, Ask, Cost, Misfit, Node, sentence},
 };
 
 /// Where a service goes.
@@ -62,8 +62,15 @@ pub(super) fn place(
     let kept = stay(current, shims);
     let placed: u32 = placement.replicas.values().sum();
     let why = || {
-        let elsewhere = o.nodes.keys().filter(|name| !nodes.contains_key(*name)).count();
-        sentence(&placement.misfits, elsewhere, placed > 0)
+        let waiting = shims.unmade.iter().filter(|shim| !nodes.contains_key(&shim.node));
+        let waiting: BTreeMap<_, _> = waiting.map(|shim| (shim.node.as_str(), shim.target.as_str())).collect();
+        let elsewhere =
+            o.nodes.keys().filter(|name| !nodes.contains_key(*name) && !waiting.contains_key(name.as_str()));
+        let mut misfits = placement.misfits.clone();
+        for target in waiting.values() {
+            *misfits.entry(Misfit::NoArtifact((*target).to_owned())).or_default() += 1;
+        }
+        sentence(&misfits, elsewhere.count(), placed > 0)
     };
     if asked == 0 {
         let short = (parked && placed == 0).then(why);

@@ -28,7 +28,17 @@ pub enum Settled {
 /// Decides. What only a change of the object can mend is not waited for: no rollout depends on its user.
 pub fn settled(o: &Observed, planned: Result<&Facts, &Rejected>) -> Settled {
     match planned {
-        Ok(facts) if facts.placeable => return Settled::Yes,
+        Ok(facts) if facts.placeable && !facts.unmade => return Settled::Yes,
+        // A shim of another kind may be the one that joins.
+        Ok(facts) if facts.placeable => {
+            let builds = || [&o.build].into_iter().chain(o.other_targets.values());
+            if builds().any(|build| matches!(build, BuildState::Pending(_))) {
+                return Settled::Making;
+            }
+            if !builds().any(|build| matches!(build, BuildState::Rejected(rejection) if rejection.transient)) {
+                return Settled::Yes;
+            }
+        }
         Ok(_) => match &o.build {
             BuildState::Pending(_) => {
                 return if o.record.is_some() { Settled::Making } else { Settled::Yes };

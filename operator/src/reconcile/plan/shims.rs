@@ -7,7 +7,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::GRACE;
 use crate::{
-    link::content::Assigned,
+    link::content::{Assigned, Content},
     reconcile::{slices::Target, views::ShimView},
 };
 
@@ -85,19 +85,28 @@ pub(super) struct Shims<'a> {
     all: &'a [ShimView],
     pub(super) usable: Vec<&'a ShimView>,
     pub(super) chosen: Vec<&'a ShimView>,
+    /// Those that could be given it, if there were machine code for them.
+    pub(super) unmade: Vec<&'a ShimView>,
 }
 
 impl<'a> Shims<'a> {
-    pub(super) fn sort(all: &'a [ShimView], before: &Before<'_>, assigned: Option<&Assigned>) -> Self {
+    pub(super) fn sort(
+        all: &'a [ShimView],
+        before: &Before<'_>,
+        assigned: Option<&Assigned>,
+        content: Option<&Content>,
+    ) -> Self {
+        let runs = |s: &ShimView| content.is_none_or(|content| content.runs_on(&s.engine));
         let placed = |s: &ShimView| before.listed(s) || assigned.is_some_and(|a| a.budgets.contains_key(&s.pod_uid));
         let blind = most_are_out_of_sight(all);
         let stays = |s: &ShimView| s.held() || blind && s.out_of_sight();
-        let mut usable: Vec<_> = all.iter().filter(|s| s.assignable() || placed(s) && stays(s)).collect();
+        let mut usable: Vec<_> = all.iter().filter(|s| s.assignable() && runs(s) || placed(s) && stays(s)).collect();
         if usable.is_empty() {
             // Who has lost sight of every shim at once moves none.
             usable = all.iter().filter(|s| placed(s) && !s.terminating).collect();
         }
-        Self { all, usable, chosen: vec![] }
+        let unmade = all.iter().filter(|s| s.assignable() && !runs(s)).collect();
+        Self { all, usable, chosen: vec![], unmade }
     }
 
     /// Every usable shim of a chosen node: while one replaces another, both.

@@ -66,7 +66,7 @@ proptest! {
                 }
                 Happening::Scale(replicas) => world.change(|s| s.spec.replicas = Some(replicas)),
                 Happening::Build(0) => world.build = rejected(Reason::ImportDenied, false),
-                Happening::Build(1) => world.build = BuildState::Pending(Phase::Compiling),
+                Happening::Build(1) => world.build = BuildState::Pending(Phase::Compiling { seconds: None }),
                 Happening::Build(n) => world.build = built(&n.to_string()),
                 Happening::TakeOver => world.take_over(),
                 Happening::Taint(tainted) => {

@@ -63,7 +63,7 @@ fn what_is_granted_is_told() {
     world.service.spec.revision.capabilities = serde_json::from_value(granted).expect("capabilities");
     world.turn().expect("planned");
     let assigned = world.assigned.clone().expect("assigned");
-    let told = assigned.content.assignment(&assigned.service, 1, 20_001, 1);
+    let told = assigned.content.assignment(&assigned.service, 1, 20_001, 1, &assigned.content.artifacts["f"]);
     let outbound = told.grants.and_then(|grants| grants.outbound_http).expect("a grant");
     assert_eq!(
         (outbound.allowed_hosts, outbound.allowed_cidrs),

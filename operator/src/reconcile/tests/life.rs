@@ -11,9 +11,15 @@ fn from_nothing_to_serving() {
     assert!(world.endpoints().is_empty() && world.assigned.is_none());
     assert_eq!((world.says(Resolved), world.says(Ready)), ("Unknown Resolving".into(), "Unknown Resolving".into()));
     assert_eq!((world.says(Placed), world.says(Available)), ("Unknown Waiting".into(), "False NothingServes".into()));
-    world.build = BuildState::Pending(Phase::Pulling(40));
+    world.build = BuildState::Pending(Phase::Pulling { done: 3_200_000, total: 17_600_000, seconds: None });
     world.turn().expect("planned");
-    assert!(world.condition(Ready).message.contains("40%"));
+    assert_eq!(world.condition(Ready).message, "pulling 3 of 18 MB");
+    world.build = BuildState::Pending(Phase::Waiting);
+    world.turn().expect("planned");
+    assert_eq!((world.says(Resolved), world.says(Precompiled)), ("True Done".into(), "Unknown Waiting".into()));
+    world.build = BuildState::Pending(Phase::Compiling { seconds: Some(12) });
+    world.turn().expect("planned");
+    assert_eq!(world.condition(Precompiled).message, "compiling for 12 s");
 
     world.build = built("one");
     world.turn().expect("planned");
@@ -104,7 +110,7 @@ fn who_serves_while_it_ends_serves() {
 fn an_update_is_one_generation_more_and_the_old_one_serves_until_it_is_loaded() {
     let mut world = served(&["a", "b"], 2);
     world.change(|s| s.spec.revision.image = "r/hello:2".into());
-    world.build = BuildState::Pending(Phase::Compiling);
+    world.build = BuildState::Pending(Phase::Compiling { seconds: None });
     world.turn().expect("planned");
     assert_eq!((world.generation(), world.endpoints()), (1, vec!["a+".to_owned(), "b+".to_owned()]));
     assert_eq!(
@@ -131,12 +137,12 @@ fn what_serves_on_is_told_anew_when_the_seal_key_has_changed() {
     assert!(!signing.change(SealKey::from_random([1; 32])), "the same key");
     assert!(signing.change(SealKey::from_random([2; 32])));
     let resealed = signing.refresh(&content).expect("sealed");
-    assert_eq!(resealed.seal, content.seal);
+    assert_eq!(resealed.artifacts["f"].seal, content.artifacts["f"].seal);
     world.kept = Some(resealed.clone());
     world.turn().expect("planned");
     let assigned = world.assigned.clone().expect("assigned");
-    assert_eq!((assigned.generation, &assigned.content.sealed), (2, &resealed.sealed));
-    assert_ne!(resealed.sealed, content.sealed);
+    assert_eq!((assigned.generation, assigned.content.made()), (2, resealed.made()));
+    assert_ne!(resealed.artifacts["f"].sealed, content.artifacts["f"].sealed);
 }
 
 #[test]
@@ -262,100 +268,6 @@ fn a_killed_shim_keeps_its_place_for_the_grace_and_is_moved_after_it() {
     (world.at("a").connected, world.at("a").pod_ready) = (true, true);
     world.turn().expect("planned");
     assert_eq!(world.endpoints(), ["b+"]);
-}
-
-#[test]
-fn a_shim_that_is_down_gets_no_new_connections_when_others_can_take_them() {
-    let mut world = served(&["a", "b"], 2);
-    let a = world.at("a");
-    (a.connected, a.pod_ready, a.silent) = (false, false, Duration::from_secs(1));
-    world.turn().expect("planned");
-    assert_eq!(world.endpoints(), ["a-", "b+"]);
-}
-
-#[test]
-fn a_lost_link_alone_ejects_nobody() {
-    let mut world = served(&["a", "b"], 2);
-    for shim in &mut world.shims {
-        (shim.connected, shim.silent) = (false, GRACE * 100);
-    }
-    world.turn().expect("planned");
-    assert_eq!(world.endpoints(), ["a+", "b+"], "their pods are Ready");
-    for shim in &mut world.shims {
-        shim.pod_ready = false;
-    }
-    world.turn().expect("planned");
-    assert_eq!(world.endpoints(), ["a+", "b+"], "who has lost sight of all moves none");
-}
-
-#[test]
-fn an_ejected_shim_loses_its_places_and_gets_them_back() {
-    let mut world = served(&["a", "b", "c"], 3);
-    let a = world.at("a");
-    // Kubernetes has not noticed yet: its pod is Ready.
-    (a.connected, a.silent, a.ejected) = (false, Duration::from_secs(2), true);
-    world.turn().expect("planned");
-    assert_eq!(world.endpoints(), ["b+", "c+"]);
-    world.load();
-    assert_eq!(world.endpoints(), ["b+", "c+"]);
-    assert_eq!(world.says(Ready), "True Serving");
-    let a = world.at("a");
-    (a.connected, a.ejected) = (true, false);
-    world.turn().expect("planned");
-    world.load();
-    assert_eq!(world.endpoints(), ["a+", "b+", "c+"]);
-}
-
-#[test]
-fn a_slow_shim_gets_no_new_connections_while_others_can_take_them() {
-    let mut world = served(&["a", "b", "c"], 3);
-    let (places, generation) = (world.assigned.clone().expect("assigned").replicas.clone(), world.generation());
-    world.at("a").slow = true;
-    world.turn().expect("planned");
-    assert_eq!(world.endpoints(), ["a-", "b+", "c+"]);
-    assert_eq!(world.says(Ready), "True Serving");
-    let assigned = world.assigned.clone().expect("assigned");
-    assert_eq!((&assigned.replicas, assigned.generation), (&places, generation), "it keeps its place");
-    world.at("b").slow = true;
-    world.turn().expect("planned");
-    assert_eq!(world.endpoints(), ["a+", "b+", "c+"], "one cannot take what three did");
-    world.at("a").slow = false;
-    (world.at("c").connected, world.at("c").pod_ready) = (false, false);
-    world.turn().expect("planned");
-    assert_eq!(world.endpoints(), ["a+", "b-", "c-"]);
-    (world.at("a").connected, world.at("a").pod_ready) = (false, false);
-    world.turn().expect("planned");
-    assert_eq!(world.endpoints(), ["a-", "b+", "c-"], "slow is better than nobody");
-
-    let mut world = served(&["a"], 1);
-    world.at("a").slow = true;
-    world.turn().expect("planned");
-    assert_eq!(world.endpoints(), ["a+"]);
-}
-
-#[test]
-fn kept_connections_leave_a_slow_shim_and_are_not_sent_back_to_it() {
-    let mut world = served(&["a", "b", "c"], 3);
-    world.at("a").slow = true;
-    world.turn().expect("planned");
-    assert_eq!(world.growth, [Growth::away("uid-a", 3)]);
-    world.turn().expect("planned");
-    assert_eq!(world.growth, [], "once");
-    (world.at("a").slow, world.at("a").pardoned) = (false, true);
-    world.turn().expect("planned");
-    assert_eq!((world.endpoints(), &world.growth), (vec!["a+".into(), "b+".into(), "c+".into()], &vec![]));
-    // Beside it, the service grows.
-    (world.at("a").slow, world.at("a").pardoned) = (true, false);
-    world.turn().expect("planned");
-    world.shims.push(shim("d"));
-    world.nodes.insert("d".into(), NodeFacts::default());
-    world.change(|s| s.spec.replicas = Some(4));
-    world.turn().expect("planned");
-    (world.at("a").slow, world.at("a").pardoned) = (false, true);
-    world.load();
-    let all = ["uid-a", "uid-b", "uid-c", "uid-d"];
-    let grown = Growth::between(&all[..3].iter().copied().collect(), &all.into());
-    assert_eq!((world.endpoints().len(), &world.growth), (4, &Vec::from_iter(grown)));
 }
 
 #[test]

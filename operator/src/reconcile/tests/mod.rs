@@ -7,6 +7,8 @@ mod engine;
 mod fields;
 mod life;
 mod outages;
+mod policies;
+mod sick;
 mod slices;
 
 use std::{
@@ -21,8 +23,12 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::ResourceExt;
-use podless_artifact::seal::{HttpWorld, Seal, SealKey};
+use podless_artifact::{
+    Held,
+    seal::{HttpWorld, Seal, SealKey},
+};
 use podless_crds::{ConditionType, EnvVar, Reason, WasmService};
+use podless_engine::Target;
 use serde_json::json;
 
 use super::{
@@ -32,19 +38,22 @@ use super::{
     env::{self, Found, Kind, Source},
     measured::Measured,
     observe::Observed,
+    pin::pin,
     plan::{GRACE, Plan, Rejected, Settings, plan},
     slices::{Family, SlicePlan, Slices},
     status_of::{Outcome, status_of},
+    targets::made_again,
     views::ShimView,
 };
 use crate::{
     autoscale::Decision,
-    build::{BuildState, Built, Code, Phase, Rejection},
+    build::{BuildState, Built, Code, Origin, Phase, Rejection},
     link::{
         content::{Assigned, Content},
         sessions::{Failure, Growth},
     },
     nodes::facts::{NodeFacts, Taint},
+    policy::{Judgement, permitted},
     schedule::{Cost, Move},
     wake::ServiceRef,
 };
@@ -57,34 +66,50 @@ pub(crate) fn built(component: &str) -> BuildState {
 }
 
 fn built_for(engine: &str, component: &str) -> BuildState {
-    let code = Code { sha256: format!("code of {component}"), size: 7, file: tempfile::tempfile().expect("a file") };
+    let code = Code {
+        sha256: format!("code of {component}"),
+        size: 7,
+        file: tempfile::tempfile().expect("a file"),
+        note: String::new(),
+        held: Held::default(),
+    };
     let seal = Seal {
         component: component.to_owned(),
         code_sha256: code.sha256.clone(),
         code_size: 7,
         fingerprint: engine.into(),
+        wasmtime: "1.2.3".into(),
         target: "t".into(),
         http: HttpWorld::P2,
+        made_at: "2026-01-31T12:00:00Z".into(),
     };
     let sealed = SealKey::from_random([1; 32]).seal(&seal).expect("sealed");
     BuildState::Ready(Arc::new(Built {
         digest: format!("sha256:{component}"),
+        manifest: Some(format!("sha256:in {component}")),
         component_size: 5,
         imports: vec![],
         seal,
         sealed,
         compile_millis: 3,
+        origin: Origin::Compiled,
+        unverified: None,
+        unsure: None,
         code: Arc::new(code),
     }))
 }
 
 fn rejected(reason: Reason, transient: bool) -> BuildState {
-    BuildState::Rejected(Rejection { reason, message: "mend the image".into(), transient })
+    BuildState::Rejected(Rejection { transient, ..Rejection::mistake(reason, "mend the image") })
 }
 
 struct World {
     service: WasmService,
+    /// What policies say.
+    judgement: Judgement,
     build: BuildState,
+    /// The same for other targets.
+    other_targets: BTreeMap<Target, BuildState>,
     slices: Slices,
     /// The Service, where it matters what it is like.
     child: Child<core::Service>,
@@ -128,6 +153,8 @@ fn shim(node: &str) -> ShimView {
         pod_ready: true,
         connected: true,
         matches: true,
+        engine: "f".into(),
+        target: "t".into(),
         ..ShimView::default()
     }
 }
@@ -141,7 +168,9 @@ impl World {
         service.metadata.generation = Some(1);
         Self {
             service,
+            judgement: Judgement::default(),
             build: built("one"),
+            other_targets: BTreeMap::new(),
             slices: Slices::new(),
             child: Child::Missing,
             assigned: None,
@@ -161,13 +190,22 @@ impl World {
     }
 
     fn observed(&self) -> Observed {
+        let record = self.slices.get(SLICE).and_then(Child::ours).and_then(recorded);
+        let build = self.judgement.gate(self.permitted().as_deref(), || self.build.clone());
+        let build = match self.assigned {
+            None => made_again(build, &self.other_targets, &self.service, record.as_ref()),
+            Some(_) => build,
+        };
         Observed {
             service: Arc::new(self.service.clone()),
             id: ServiceRef { uid: "u".into(), namespace: "n".into(), name: "hello".into() },
             child: if self.foreign { Child::Foreign } else { self.child.clone() },
             slices: self.slices.clone(),
-            record: self.slices.get(SLICE).and_then(Child::ours).and_then(recorded),
-            build: self.build.clone(),
+            withdrawn: record.as_ref().map_or(0, |record| record.withdrawn),
+            record,
+            judgement: self.judgement.clone(),
+            build,
+            other_targets: self.other_targets.clone(),
             assigned: self.assigned.clone(),
             kept: self.kept.clone().or_else(|| self.assigned.as_ref().map(|a| a.content.clone())),
             port: self.port,
@@ -175,11 +213,16 @@ impl World {
             nodes: Arc::new(self.nodes.clone()),
             env: env::resolve(&self.service.spec.revision.env, &self.found),
             measured: Measured::default(),
-            demand: Demand::of(&self.service.spec, self.decided.clone()),
+            demand: Demand::of(&self.judgement.capped(&self.service.spec), self.decided.clone()),
             rebalance: self.rebalance.clone(),
             patience: self.patience,
             epoch: 0,
         }
+    }
+
+    /// The digest that policies have let pass.
+    fn permitted(&self) -> Option<String> {
+        permitted(&self.service, pin(&self.service).as_ref())
     }
 
     /// One reconcile.
@@ -194,6 +237,9 @@ impl World {
                 self.slices.retain(|name, _| !emptied.contains(name));
                 if let Some(assigned) = assigned {
                     self.assigned = Some(Arc::new(assigned));
+                }
+                if facts.revoked.is_some() {
+                    self.assigned = None;
                 }
                 (Some(Applied::pretend(facts)), Ok(()))
             }
@@ -215,7 +261,7 @@ impl World {
     fn load(&mut self) {
         let assigned = self.assigned.clone().expect("assigned");
         for shim in self.shims.iter_mut().filter(|s| s.connected && s.matches) {
-            if assigned.budgets.contains_key(&shim.pod_uid) {
+            if assigned.budgets.contains_key(&shim.pod_uid) && assigned.content.runs_on(&shim.engine) {
                 shim.serves = Some(assigned.generation);
             }
         }

@@ -85,7 +85,7 @@ fn who_takes_a_shims_place_waits_for_what_that_one_serves() {
             (old.connected, old.matches, old.serves) = (true, true, Some(1));
         }
         for (build, env, want) in [
-            (BuildState::Pending(Phase::Compiling), false, Settled::Making),
+            (BuildState::Pending(Phase::Compiling { seconds: None }), false, Settled::Making),
             (rejected(Reason::RegistryUnreachable, true), false, stuck.clone()),
             (rejected(Reason::CoreModule, false), false, Settled::Yes),
             (built("one"), true, stuck.clone()),
@@ -114,7 +114,7 @@ fn what_cannot_be_planned_is_sealed_anew_all_the_same() {
     let content = Signing::new(SealKey::from_random([2; 32])).refresh(&before.content).expect("sealed");
     world.kept = Some(content.clone());
     let again = resealed(&world.observed()).expect("sealed anew");
-    assert_eq!((again.generation, &again.content.sealed), (before.generation + 1, &content.sealed));
+    assert_eq!((again.generation, again.content.made()), (before.generation + 1, content.made()));
     assert_eq!((&again.replicas, &again.budgets), (&before.replicas, &before.budgets));
     world.at("a").serves = Some(again.generation);
     world.assigned = Some(Arc::new(again));
@@ -125,7 +125,7 @@ fn what_cannot_be_planned_is_sealed_anew_all_the_same() {
     assert_eq!(recorded(world.slice()).expect("a record").since, before.generation);
     assert_eq!(world.says(Available), "True Serving");
     let planned = world.assigned.clone().expect("assigned");
-    assert!(planned.generation > before.generation && planned.content.sealed == content.sealed);
+    assert!(planned.generation > before.generation && planned.content.made() == content.made());
 }
 
 #[test]

@@ -189,6 +189,8 @@ fn parse(entry: &str) -> Option<(Scheme, Hosts, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn allowed(entry: &str, uri: &str) -> bool {
@@ -292,6 +294,89 @@ mod tests {
         ] {
             let target = Target::of(&uri.parse().expect("a URI")).expect("a target");
             assert_eq!(target.authority(), authority, "{uri}");
+        }
+    }
+
+    /// Host of an entry or of a URI, as somebody may write it.
+    fn host() -> impl Strategy<Value = String> {
+        let label = prop_oneof![
+            "[a-cA-C]",
+            "xn--[a-z]{2}",
+            "[0-9]{1,3}",
+            "0x[0-9a-f]{1,2}",
+            Just("\u{130}".to_owned()),
+            Just(String::new())
+        ];
+        let name = proptest::collection::vec(label, 1..5).prop_map(|labels| labels.join("."));
+        let address = any::<[u8; 4]>().prop_map(|a| std::net::Ipv4Addr::from(a).to_string());
+        let address6 = any::<[u16; 8]>().prop_map(|a| format!("[{}]", std::net::Ipv6Addr::from(a)));
+        let odd = "[a-c.@/?#%\\\\\\[\\]* 0-9-]{0,8}";
+        prop_oneof![4 => name, 1 => address, 1 => address6, 1 => odd]
+    }
+
+    fn scheme() -> impl Strategy<Value = &'static str> {
+        prop_oneof![Just("http"), Just("https"), Just("HTTP"), Just("ftp"), Just("")]
+    }
+
+    fn port() -> impl Strategy<Value = String> {
+        prop_oneof![
+            4 => Just(String::new()),
+            1 => Just(":".to_owned()),
+            2 => prop_oneof![Just(80u32), Just(443), Just(8080), any::<u32>()].prop_map(|port| format!(":{port}")),
+        ]
+    }
+
+    fn port_of(scheme: &str, port: &str) -> Option<u16> {
+        let default = if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
+        if port.is_empty() { Some(default) } else { port[1..].parse().ok() }
+    }
+
+    /// An entry and a URI of parts: what is allowed must be so by the parts too.
+    fn check(star: &str, entry: (&str, &str, &str), target: (&str, &str, &str)) {
+        let text = format!("{}://{star}{}{}", entry.0, entry.1, entry.2);
+        let uri = format!("{}://{}{}/", target.0, target.1, target.2);
+        let Ok(entries) = AllowedHosts::parse(std::slice::from_ref(&text)) else { return };
+        let Some(asked) = uri.parse().ok().and_then(|uri| Target::of(&uri).ok()) else { return };
+        if !entries.allow(&asked) {
+            return;
+        }
+        let plain = |host: &str| host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let (granted, host) = (plain(entry.1), asked.host.to_string());
+        assert!(entry.0.eq_ignore_ascii_case(target.0), "{text} and {uri}");
+        assert_eq!(Some(asked.port), port_of(entry.0, entry.2), "{text} and {uri}");
+        // Two ways to write one address of IPv6: what is left of them is compared as an address.
+        let same = match (&asked.host, granted.trim_matches(['[', ']']).parse::<IpAddr>()) {
+            (Host::Address(address), Ok(granted)) => *address == granted,
+            (_, _) => host == granted,
+        };
+        let below = matches!(asked.host, Host::Name(_)) && host.ends_with(&format!(".{granted}"));
+        let any = format!("{star}{granted}") == "*";
+        assert!(any || (star.is_empty() && same) || (star == "*." && below), "{text} and {uri}");
+    }
+
+    proptest! {
+        #[test]
+        fn fuzz_of_any_entry_and_uri(entry in any::<String>(), uri in any::<String>()) {
+            let entries = AllowedHosts::parse(&[entry]);
+            let target = uri.parse().ok().and_then(|uri| Target::of(&uri).ok());
+            if let (Ok(entries), Some(target)) = (entries, target) {
+                entries.allow(&target);
+            }
+        }
+
+        #[test]
+        fn fuzz_of_entries_and_uris_of_parts(
+            star in prop_oneof![Just(""), Just("*."), Just("*"), Just("**")],
+            (host_e, host_u) in (host(), host()), same in any::<bool>(), below in any::<bool>(),
+            schemes in (scheme(), scheme()), ports in (port(), port()),
+        ) {
+            let host_u = match (same, below) {
+                (true, false) => host_e.clone(),
+                (true, true) => format!("{host_u}.{host_e}"),
+                (false, _) => host_u,
+            };
+            let schemes = if same { (schemes.0, schemes.0) } else { schemes };
+            check(star, (schemes.0, &host_e, &ports.0), (schemes.1, &host_u, &ports.1));
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Requests of guests to other servers: matched with what is granted, resolved once, sent to an address that was looked
 //! at. IO. Redirects are the guest's affair: each is a request of its own, and is asked the same.
 
-mod address;
 mod allow;
 mod body;
 mod exchange;

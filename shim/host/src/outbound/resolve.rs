@@ -6,13 +6,14 @@ use std::{
 };
 
 use ipnet::IpNet;
+use podless_artifact::address::is_allowed;
 use tokio::{
     task::spawn_blocking,
     time::{Instant, timeout_at},
 };
 use wasmtime_wasi_http::Error;
 
-use super::{address::is_allowed, allow::Host, place::Places};
+use super::{allow::Host, place::Places};
 
 /// Addresses that are tried of one name.
 const MOST: usize = 8;
