@@ -32,7 +32,7 @@ fn each_mistake_has_its_sentence_and_its_code() {
         (vec!["run", &text], 1, "not a valid WebAssembly component"),
         (vec!["run", &module], 1, "wasm32-wasip2"),
         (vec!["run", &path("no-http")], 1, "does not export an HTTP handler"),
-        (vec!["run", &path("logger")], 1, "give --logging, or set spec.capabilities.logging to {}"),
+        (vec!["run", &path("logger")], 1, "give --logging, or set spec.capabilities.logging: {}"),
         (vec!["run", &unknown], 1, "spec.replicsa is no field"),
         (vec!["run", &broken], 1, "not YAML"),
         (vec!["run", &other], 1, "holds no WasmService"),
