@@ -176,7 +176,7 @@ impl Authenticator {
 
 fn bearer(metadata: &tonic::metadata::MetadataMap) -> Result<&str, AuthError> {
     let value = metadata.get("authorization").and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    value.ok_or(AuthError::NoToken)
+    value.filter(|token| !token.is_empty()).ok_or(AuthError::NoToken)
 }
 
 fn fingerprint(token: &str) -> [u8; 32] {
