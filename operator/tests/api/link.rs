@@ -172,7 +172,9 @@ async fn a_shim_is_who_its_token_says_and_gets_its_own() -> Result<()> {
 
     // Each is told of its own services, and gets their artifacts only.
     for (service, image) in [("one", "good:1"), ("two", "good:2"), ("three", "good:3")] {
-        operator.apply(service, json!({"image": image})).await?;
+        // The nodes have no kubelet: they are never ready.
+        let tolerations = json!([{"operator": "Exists"}]);
+        operator.apply(service, json!({"image": image, "replicas": 1, "tolerations": tolerations})).await?;
     }
     let mut sessions = [session(&from_a, &a.token).await?, session(&from_b, &b.token).await?];
     let mut told: HashMap<String, usize> = HashMap::new();
