@@ -31,7 +31,7 @@ async fn what_computes_is_followed_and_what_waits_is_not() -> Result<()> {
     assert_eq!(seen.desired_replicas, Some(1), "ten requests wait at any time: {seen:?}");
     waits.stop().await?.none_lost(200)?;
 
-    let computes = Traffic::with(&target, Plan { guest: Guest::Busy(30), rate: 20, ..Plan::default() })?;
+    let computes = Traffic::with(&target, Plan { guest: Guest::Busy(12), rate: 20, ..Plan::default() })?;
     let scaled = status(&namespace, "probe", "three replicas or more", |status| status.ready_replicas >= 3).await?;
     assert!(scaled.desired_replicas.is_some_and(|n| n <= 9), "{scaled:?}");
     let decided = scaled.scaling.context("a decision")?;
