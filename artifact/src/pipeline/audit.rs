@@ -9,7 +9,7 @@ use super::{
 use crate::seal::HttpWorld;
 
 /// What `spec.capabilities` grants beyond answering requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Grants {
     /// What would be linked with nothing behind it is refused.
     pub strict: bool,

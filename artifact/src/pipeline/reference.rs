@@ -68,6 +68,8 @@ impl ImageReference {
         self.digest().or(self.0.tag()).unwrap_or("latest")
     }
 
+    /// For who pushes there.
+    #[cfg(feature = "parse")]
     pub(crate) fn as_oci(&self) -> &Reference {
         &self.0
     }

@@ -54,10 +54,11 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .expect("the registry starts");
-        let until = Instant::now() + Duration::from_secs(20);
+        // A large program, that may have to come from the disk first: it is not kept from the CPU meanwhile.
+        let until = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(address).is_err() {
             assert!(Instant::now() < until, "the registry does not listen on {address}");
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(5));
         }
         Self { host: address.to_string(), process, _folder: folder }
     }

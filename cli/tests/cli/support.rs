@@ -176,7 +176,7 @@ impl Registry {
         let until = Instant::now() + PATIENCE;
         while TcpStream::connect(address).is_err() {
             assert!(Instant::now() < until, "the registry does not listen on {address}");
-            thread::yield_now();
+            thread::park_timeout(Duration::from_millis(5));
         }
         Self { host: address.to_string(), process, _folder: folder }
     }

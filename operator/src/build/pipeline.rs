@@ -12,7 +12,7 @@ use anyhow::Context;
 use futures::future::{BoxFuture, FutureExt};
 use kube::Client;
 use podless_artifact::{
-    self as artifact, ChildProgram, Grants, Limits, Login, Options, Pipeline, Walls,
+    self as artifact, ChildProgram, Limits, Login, Options, Pipeline, Walls,
     seal::{SealKey, TrustedKeys},
 };
 use podless_crds::{Grant, Import, Reason};
@@ -178,7 +178,7 @@ fn wanted_of<'a>(
         image: &wanted.image,
         recipe: recipe_of(wanted),
         pinned: wanted.pinned.as_ref().map(|pin| pin.digest.as_str()),
-        grants: Grants { strict: wanted.strict, logging: wanted.logging, outbound_http: wanted.outbound_http },
+        grants: wanted.grants,
         logins,
         default_logins,
         signatures: &wanted.signatures,

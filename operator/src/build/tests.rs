@@ -1,6 +1,6 @@
 //! Wishes that are asked for again and again, with a pipeline that answers what a test tells it to.
 
-use podless_artifact::SignatureRequirement;
+use podless_artifact::{Grants, SignatureRequirement};
 use podless_engine::CompilerOptions;
 
 use super::*;
@@ -10,7 +10,6 @@ pub(super) fn wanted(image: &str, revision: u8) -> Wanted {
     let service = ServiceRef { uid: "u".into(), namespace: "n".into(), name: "s".into() };
     let (image, revision) = (image.to_owned(), revision.to_string());
     let (pinned, resolve_every) = (None, None);
-    let (logging, outbound_http, strict) = (false, false, false);
     let (pull_secrets, signatures) = (vec![], vec![]);
     Wanted {
         service,
@@ -19,9 +18,7 @@ pub(super) fn wanted(image: &str, revision: u8) -> Wanted {
         pinned,
         resolve_every,
         pull_secrets,
-        logging,
-        outbound_http,
-        strict,
+        grants: Grants::default(),
         signatures,
         permitted: false,
         revoked: vec![],
@@ -39,8 +36,10 @@ fn a_tag_is_resolved_once_per_revision_and_a_digest_once() {
     assert!(wanted("r/a:1", 1).same(&pinned));
     assert!(!wanted("r/a:1", 1).same(&wanted("r/a:1", 2)));
     assert!(wanted("r/a@sha256:1", 1).same(&wanted("r/a@sha256:1", 2)));
-    assert!(!wanted("r/a:1", 1).same(&Wanted { logging: true, ..wanted("r/a:1", 1) }));
-    assert!(!wanted("r/a:1", 1).same(&Wanted { strict: true, ..wanted("r/a:1", 1) }));
+    let (logging, strict) =
+        (Grants { logging: true, ..Grants::default() }, Grants { strict: true, ..Grants::default() });
+    assert!(!wanted("r/a:1", 1).same(&Wanted { grants: logging, ..wanted("r/a:1", 1) }));
+    assert!(!wanted("r/a:1", 1).same(&Wanted { grants: strict, ..wanted("r/a:1", 1) }));
     let compiler = CompilerOptions { inlining: true, ..CompilerOptions::default() };
     assert!(!wanted("r/a:1", 1).same(&Wanted { compiler, ..wanted("r/a:1", 1) }));
 }

@@ -18,14 +18,13 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Shared, WeakShared},
 };
-use podless_artifact::{ImageReference, SignatureRequirement, docker_registry};
+use podless_artifact::{ImageReference, docker_registry};
 use podless_crds::Reason;
-use podless_engine::{CompilerOptions, Target};
 use tokio::sync::{Semaphore, watch};
 
 use self::shares::Shares;
-use super::{Artifacts, Built, Phase, Pin, Progress, Rejection, Wanted};
-use crate::{metrics::Metrics, policy::RevokedBy};
+use super::{Artifacts, Built, Phase, Progress, Rejection, Wanted};
+use crate::{metrics::Metrics, wake::ServiceRef};
 
 /// Pulls at once.
 const CONCURRENT: usize = 16;
@@ -42,56 +41,17 @@ const PER_NAMESPACE: usize = 6;
 
 type Outcome = Result<Arc<Built>, Rejection>;
 
-/// What is the same for services that may share a build.
+/// What is the same for services that may share a build: those of one namespace. Nobody gains by what others may read, nor
+/// waits for the turn of others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    /// Nobody gains by what others may read, nor waits for the turn of others.
-    namespace: String,
-    image: String,
-    pinned: Option<Pin>,
-    pull_secrets: Vec<String>,
-    logging: bool,
-    outbound_http: bool,
-    strict: bool,
-    signatures: Vec<SignatureRequirement>,
-    permitted: bool,
-    revoked: Vec<RevokedBy>,
-    compiler: CompilerOptions,
-    target: Target,
-}
+struct Key(Wanted);
 
 impl Key {
+    /// All that is wanted, but for which service asks, for which revision, and when it is looked at again.
     fn of(wanted: &Wanted) -> Self {
-        let Wanted {
-            service,
-            image,
-            revision: _,
-            pinned,
-            resolve_every: _,
-            pull_secrets,
-            logging,
-            outbound_http,
-            strict,
-            signatures,
-            permitted,
-            revoked,
-            compiler,
-            target,
-        } = wanted.clone();
-        Self {
-            namespace: service.namespace,
-            image,
-            pinned,
-            pull_secrets,
-            logging,
-            outbound_http,
-            strict,
-            signatures,
-            permitted,
-            revoked,
-            compiler,
-            target,
-        }
+        let namespace = wanted.service.namespace.clone();
+        let service = ServiceRef { uid: String::new(), namespace, name: String::new() };
+        Self(Wanted { service, revision: String::new(), resolve_every: None, ..wanted.clone() })
     }
 }
 

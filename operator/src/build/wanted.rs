@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use podless_artifact::SignatureRequirement;
+use podless_artifact::{Grants, SignatureRequirement};
 use podless_engine::{CompilerOptions, Target};
 
 use super::{Built, Key};
 use crate::{policy::RevokedBy, wake::ServiceRef};
 
 /// What a service wants built.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Wanted {
     /// For whom.
     pub service: ServiceRef,
@@ -23,12 +23,8 @@ pub struct Wanted {
     pub resolve_every: Option<Duration>,
     /// Names of secrets with credentials.
     pub pull_secrets: Vec<String>,
-    /// Whether wasi:logging is granted.
-    pub logging: bool,
-    /// Whether requests to other servers are granted.
-    pub outbound_http: bool,
-    /// Whether what would be linked with nothing behind it is refused.
-    pub strict: bool,
+    /// What the component is granted.
+    pub grants: Grants,
     /// Whose signatures the image must have.
     pub signatures: Vec<SignatureRequirement>,
     /// Policies have let this revision pass before, as what is pinned: signatures that they ask for since then do not stop
@@ -73,9 +69,7 @@ impl Wanted {
             pinned: _,
             resolve_every: _,
             pull_secrets,
-            logging,
-            outbound_http,
-            strict,
+            grants,
             signatures,
             permitted: _,
             revoked: _,
@@ -83,8 +77,7 @@ impl Wanted {
             target,
         } = other;
         revision
-            && (service, image, pull_secrets) == (&self.service, &self.image, &self.pull_secrets)
-            && (logging, outbound_http, strict) == (&self.logging, &self.outbound_http, &self.strict)
+            && (service, image, pull_secrets, grants) == (&self.service, &self.image, &self.pull_secrets, &self.grants)
             && (signatures, compiler, target) == (&self.signatures, &self.compiler, &self.target)
     }
 }

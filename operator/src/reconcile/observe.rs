@@ -9,6 +9,7 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::{core::v1 as core, discovery::v1::EndpointSlice};
 use kube::Api;
+use podless_artifact::Grants;
 use podless_crds::WasmService;
 use podless_engine::Target;
 
@@ -193,9 +194,11 @@ pub(super) fn wanted(
         // What the tag means by now would not be permitted.
         resolve_every: spec.resolve_every().filter(|_| judgement.violations.is_empty()),
         pull_secrets: spec.image_pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
-        logging: spec.revision.capabilities.logging.is_some(),
-        outbound_http: spec.revision.capabilities.outbound_http.is_some(),
-        strict: spec.revision.capabilities.strict,
+        grants: Grants {
+            strict: spec.revision.capabilities.strict,
+            logging: spec.revision.capabilities.logging.is_some(),
+            outbound_http: spec.revision.capabilities.outbound_http.is_some(),
+        },
         target,
         compiler: compiler_options(spec.revision.compiler),
         signatures: judgement.signatures.clone(),

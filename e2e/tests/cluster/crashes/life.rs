@@ -9,6 +9,7 @@ use kube::{
     Api, ResourceExt,
     api::{DeleteParams, ListParams},
 };
+use podless_crds::{ConditionType, WasmService};
 use podless_e2e::{Cluster, Namespace, eventually};
 use serde_json::{Value, json};
 
@@ -43,13 +44,13 @@ pub(crate) async fn live(cluster: &Cluster, namespace: &Namespace, images: &[Str
 
 /// Waits until this generation serves everywhere, and looks at it.
 async fn stage(namespace: &Namespace, replicas: i32) -> Result<Value> {
-    let service = namespace
-        .until("life", "every replica serves", |s| {
-            let status = s.status.as_ref();
-            podless_e2e::is(s, podless_crds::ConditionType::Ready, "True")
-                && status.is_some_and(|status| status.ready_replicas == replicas)
-        })
-        .await?;
+    let whole = |s: &WasmService| {
+        let status = s.status.as_ref();
+        podless_e2e::is(s, ConditionType::Ready, "True")
+            && status.is_some_and(|status| status.ready_replicas == replicas && status.placements.len() == 3)
+    };
+    // On every node: a new leader may have begun with those whose shims had come back to it.
+    let service = namespace.until("life", "every replica serves, spread over all nodes", whole).await?;
     eventually("the endpoints are as status says", PATIENCE, async || {
         let children = namespace.kube_services().get("life").await?;
         let slice = namespace.slice("life").await?;

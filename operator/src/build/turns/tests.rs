@@ -1,8 +1,10 @@
 //! Who builds when, with a pipeline that takes its time, or never answers.
 
+use podless_artifact::SignatureRequirement;
+
 use super::*;
 use crate::{
-    build::{BuildState, Progress},
+    build::{BuildState, Pin, Progress},
     reconcile::tests::built,
     wake::ServiceRef,
 };

@@ -178,6 +178,8 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
     let current = assigned.map(|a| a.replicas.clone()).or_else(|| record.as_ref().map(Recorded::replicas));
     let current = current.unwrap_or_default();
     let Places { replicas, short } = match content {
+        // Few would have it all and keep it, while the others are about to connect.
+        Some(_) if current.is_empty() && before.is_empty() && awaits_shims(o) => Places::default(),
         Some(_) => place(o, &shims, loads, amounts.each, &current, settings.activation_nodes),
         // A new leader that has not made the artifact yet moves nothing.
         None => Places { replicas: stay(&current, &shims), short: None },
@@ -301,6 +303,12 @@ pub fn resealed(o: &Observed) -> Option<Assigned> {
     let given = o.shims.iter().filter(|shim| assigned.share(&shim.pod_uid).is_some());
     let generation = next_generation("", Some(assigned), None, seen(given));
     Some(Assigned { generation, content: kept.clone(), ..assigned.clone() })
+}
+
+/// A new leader knows of shims that have had no time yet to connect to it.
+fn awaits_shims(o: &Observed) -> bool {
+    let awaited = |s: &ShimView| !s.connected && s.pod_ready && !s.terminating && !s.ejected && s.silent < GRACE;
+    !o.patience.is_zero() && o.shims.iter().any(awaited)
 }
 
 /// What replicas take of a node. Nobody can take more slots than there are: who asks for absurdly many must not make

@@ -34,6 +34,11 @@ impl<'a> Before<'a> {
         self.0.iter().filter(|(_, (ready, _))| *ready).map(|(pod, _)| *pod).collect()
     }
 
+    /// Nothing serves it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn listed(&self, shim: &ShimView) -> bool {
         self.0.contains_key(shim.pod_uid.as_str())
     }

@@ -90,6 +90,37 @@ fn a_new_leader_gives_shims_time_before_it_says_that_there_are_none() {
 }
 
 #[test]
+fn a_new_leader_spreads_what_is_nowhere_yet_over_the_shims_that_are_about_to_connect() {
+    let all = BTreeMap::from(["a", "b", "c"].map(|node| (node.to_owned(), 1)));
+    for (silent, patience, pod_ready, waits) in [
+        (Duration::ZERO, PATIENCE, true, true),
+        (GRACE, PATIENCE - GRACE, true, false),
+        (Duration::ZERO, Duration::ZERO, true, false),
+        (Duration::ZERO, PATIENCE, false, false),
+    ] {
+        let mut world = World::new(&["a", "b", "c"], 3);
+        world.patience = patience;
+        let c = world.at("c");
+        (c.connected, c.pod_ready, c.silent) = (false, pod_ready, silent);
+        world.turn().expect("planned");
+        assert_eq!(world.assigned.is_none(), waits, "silent {silent:?}, patience {patience:?}, Ready {pod_ready}");
+        if waits {
+            assert_eq!(world.says(Placed), "Unknown Waiting");
+            world.at("c").connected = true;
+            world.turn().expect("planned");
+            assert_eq!(world.assigned.as_ref().expect("assigned").replicas, all);
+        }
+        // What has its places waits for nobody.
+        world.at("c").connected = false;
+        world.change(|s| s.spec.revision.image = "r/hello:2".into());
+        let before = world.generation();
+        world.build = built("two");
+        world.turn().expect("planned");
+        assert!(world.generation() > before);
+    }
+}
+
+#[test]
 fn who_serves_while_it_ends_serves() {
     let mut world = served(&["a"], 1);
     world.at("a").terminating = true;

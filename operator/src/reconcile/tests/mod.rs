@@ -39,7 +39,7 @@ use super::{
     measured::Measured,
     observe::Observed,
     pin::pin,
-    plan::{GRACE, Plan, Rejected, Settings, plan},
+    plan::{GRACE, PATIENCE, Plan, Rejected, Settings, plan},
     slices::{Family, SlicePlan, Slices},
     status_of::{Outcome, status_of},
     targets::made_again,
