@@ -262,9 +262,9 @@ impl Sessions {
         connected.peek().is_some() && connected.all(trusts)
     }
 
-    /// Uids of all services that are assigned or that a shim knows, but for those that are buried.
+    /// Uids of all services that are assigned, known to a shim or waited for by one, but for those that are buried.
     pub fn all_known(&self) -> HashSet<String> {
-        let known = self.shims.values().flat_map(|shim| shim.known.keys());
+        let known = self.shims.values().flat_map(|shim| shim.known.keys().chain(shim.awaits.keys()));
         self.services.keys().chain(known).filter(|uid| !self.buried.contains_key(*uid)).cloned().collect()
     }
 }

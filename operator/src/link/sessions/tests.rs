@@ -258,6 +258,17 @@ fn who_replaces_a_shim_waits_for_what_that_one_serves_and_not_for_ever() {
 }
 
 #[test]
+fn who_joins_does_not_wait_for_what_is_deleted_before_it_was_planned() {
+    let mut sessions = sessions();
+    let joins = open(&mut sessions, "p", hello("f", &[]), &["a", "b"]);
+    sessions.settle("b", sessions.epoch());
+    assert!(drain(&mut sessions, &joins).is_empty());
+    assert_eq!(sessions.all_known(), HashSet::from(["a".to_owned()]), "whether it is gone is looked at");
+    sessions.bury("a", Instant::now());
+    assert_eq!(drain(&mut sessions, &joins), ["synced"]);
+}
+
+#[test]
 fn a_new_stream_takes_the_place_of_the_old_one() {
     let mut sessions = sessions();
     sessions.assign(assigned("a", 1, &["p"]));
