@@ -24,7 +24,7 @@ CLI_SIDE := -p podless-cli
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 # Components, and the native server that one of them is measured beside: each folder is a Cargo workspace of its own.
 GUESTS := examples/hello examples/hello-p3 examples/crud e2e/guests e2e/peers/crud-axum
-SCRIPTS := $(wildcard scripts/*) .ci/run examples/hello-python/build.sh
+SCRIPTS := $(wildcard scripts/*) $(filter-out %/crud-axum,$(wildcard e2e/peers/*)) .ci/run examples/hello-python/build.sh
 
 export CLUSTER := $(PODLESS_CACHE)/cluster/cluster
 export XTASK = $(CARGO_TARGET_DIR)/debug/xtask
@@ -167,7 +167,7 @@ lint-generated:
 deny: $(DENY) ## Licences, advisories and sources of dependencies (needs the network)
 	$(DENY) check
 
-.PHONY: test-unit fuzz test-api test-cluster test-clusters-up test-up test-install test-down soak
+.PHONY: test-unit fuzz test-api test-cluster test-clusters-up test-up test-install test-down soak soak-shim
 test-unit: $(NEXTEST) $(call unbuilt,guests harness) ## Tests that need nothing but this machine
 	cd e2e/cluster && go test -vet=off .
 	@scripts/with-test-cluster $(NEXTEST) nextest run $(OPERATOR_SIDE)
@@ -210,13 +210,17 @@ test-install: $(call unbuilt,build test-up) ## Install Podless on the cluster of
 		"$$($(TEST_CLUSTER) registry authority)"
 
 # The kubelets' back-off is Kubernetes' own there.
-soak: $(NEXTEST) build examples harness ## The tests on a real cluster in their long forms: an hour and a half at most
+soak: $(NEXTEST) build examples harness ## The tests in their long forms: two hours and a half at most
 	@$(MAKE) BUILT=yes FUZZ=1000000 fuzz
+	@$(MAKE) BUILT=yes soak-shim
 	@$(CLUSTER) --name soak up --default-backoff
 	@$(MAKE) BUILT=yes CLUSTER_NAME=soak test-install
 	@CLUSTER_NAME=soak PODLESS_SOAK=1 scripts/with-test-cluster timeout 90m \
 		$(NEXTEST) nextest run --profile soak --run-ignored all --no-capture $(OPERATOR_SIDE)
 	@$(CLUSTER) --name soak down
+
+soak-shim: $(NEXTEST) $(call unbuilt,guests harness) ## Guests that misbehave, for an hour (PODLESS_SOAK_MINUTES)
+	@scripts/with-test-cluster $(NEXTEST) nextest run --profile soak-shim --run-ignored only --no-capture $(SHIM_SIDE)
 
 test-down: harness ## End the clusters of the tests
 	@$(TEST_CLUSTER) down
@@ -231,6 +235,29 @@ FIGURES ?= $(if $(QUICK),$(PODLESS_CACHE)/figures,docs)
 BENCH_SCALING := $(CARGO_TARGET_DIR)/debug/examples/bench-scaling
 BENCH_ARTIFACTS := $(CARGO_TARGET_DIR)/debug/examples/bench-artifacts
 PEER := e2e/peers/crud-axum
+
+# `wasmtime serve` for `make bench`: of Wasmtime's program what serves; how, its own defaults say.
+WASMTIME_VERSION := 48.0.8
+export WASMTIME ?= $(PODLESS_CACHE)/tools/wasmtime-cli-$(WASMTIME_VERSION)/bin/wasmtime
+export PEERS := $(CURDIR)/e2e/peers
+export PEERS_BUILT = $(CARGO_TARGET_DIR)/peers/release
+BENCH_LIMIT := $(CARGO_TARGET_DIR)/debug/examples/bench-limit
+LIMIT_FIGURES = $(if $(QUICK),$(FIGURES)/benchmarks,docs/benchmarks)
+
+.PHONY: bench bench-quick
+bench: $(call unbuilt,$(WASMTIME) bench-build) ## Measure the shim beside its peers, into docs/benchmarks (PROFILE=dist to publish; SPIN=, WASH=)
+	@mkdir -p $(LIMIT_FIGURES)
+	@PODLESS_TEST_ARTIFACTS=$(PODLESS_CACHE)/guests QUICK=$(QUICK) scripts/apart $(BENCH_LIMIT) measure $(LIMIT_FIGURES)
+	@$(BENCH_LIMIT) tell $(LIMIT_FIGURES)
+
+bench-quick: ## The same in three minutes, to see that it works
+	@$(MAKE) QUICK=1 bench
+
+.PHONY: bench-build
+bench-build: guests
+	cargo build --profile $(PROFILE) $(SHIM_SIDE) --bins --example cycle
+	cargo build $(OPERATOR_SIDE) --example bench-limit
+	cargo build --release --locked --manifest-path $(PEER)/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/peers
 
 .PHONY: bench-scaling bench-artifacts
 bench-scaling: build guests harness ## Measure scaling, pods beside it, into docs (PROFILE=dist to publish, QUICK=1 to try)
@@ -252,6 +279,11 @@ bench-artifacts: build examples harness ## Measure compiling, pulling and loadin
 	@CLUSTER_NAME=bench QUICK=$(QUICK) scripts/with-test-cluster $(BENCH_ARTIFACTS) measure $(FIGURES)
 	@$(BENCH_ARTIFACTS) tell $(FIGURES)
 	@$(CLUSTER) --name bench down
+
+$(WASMTIME):
+	cargo install --locked wasmtime-cli@$(WASMTIME_VERSION) --no-default-features \
+		--features serve,cranelift,component-model-async,pooling-allocator,parallel-compilation,wat,logging,clap/default \
+		--root $(PODLESS_CACHE)/tools/wasmtime-cli-$(WASMTIME_VERSION) --target-dir $(CARGO_TARGET_DIR)/tools
 
 # cargo install prints what it compiles. Once, and unoptimised: it only starts tests.
 $(NEXTEST):

@@ -8,10 +8,11 @@ use ed25519_dalek::{
     Signature, Signer, SigningKey, VerifyingKey,
     pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey, spki::der::zeroize::Zeroizing},
 };
+use podless_engine::Flavour;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-const SEAL_CONTEXT: &[u8] = b"podless seal v2\0";
+const SEAL_CONTEXT: &[u8] = b"podless seal v3\0";
 
 /// What is true of an artifact.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Seal {
     pub target: String,
     /// The HTTP interface that it exports.
     pub http: HttpWorld,
+    /// Which of the engines of that fingerprint runs it.
+    pub flavour: Flavour,
     /// When it was compiled, as in `2026-01-31T12:00:00Z`.
     pub made_at: String,
 }
@@ -191,6 +194,7 @@ mod tests {
             wasmtime: "1.2.3".into(),
             target: "t".into(),
             http: HttpWorld::P2,
+            flavour: Flavour::P2,
             made_at: "2026-01-31T12:00:00Z".into(),
         }
     }

@@ -208,7 +208,7 @@ mod tests {
             digest: "sha256:m".into(),
             component: "sha256:c".into(),
             component_size: 5,
-            facts: Facts { imports, exports: vec![export.to_owned()] },
+            facts: Facts { imports, exports: vec![export.to_owned()], ..Facts::default() },
             code_size: 9,
             compile_millis: 1,
         }

@@ -16,6 +16,8 @@ pub enum ConditionType {
     Precompiled,
     /// Nodes were chosen for all replicas, and what the service needs there was found.
     Placed,
+    /// It has all of its hosts, on every node with a shim: only where it asks for some.
+    HostsAccepted,
     /// Something serves: this generation or an earlier one.
     Available,
     /// This generation serves.
@@ -35,6 +37,7 @@ impl ConditionType {
             Self::Audited => "Audited",
             Self::Precompiled => "Precompiled",
             Self::Placed => "Placed",
+            Self::HostsAccepted => "HostsAccepted",
             Self::Available => "Available",
             Self::Ready => "Ready",
         }
@@ -152,6 +155,8 @@ reasons! {
     NoNode,
     /// Every service port is taken.
     NoPort,
+    /// An older WasmService has the host.
+    HostnameConflict,
     /// A Service of that name exists and is not ours.
     ServiceConflict,
     /// The API server refuses the Service or the slices: a quota, a rule, a value that its version lacks.

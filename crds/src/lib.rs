@@ -8,6 +8,7 @@ mod capabilities;
 mod compiler;
 mod condition;
 mod env;
+mod host;
 mod node;
 mod placement;
 mod policy;
@@ -24,6 +25,7 @@ pub use capabilities::{Capabilities, Logging, OutboundHttp};
 pub use compiler::{Compiler, Optimize};
 pub use condition::{ConditionType, Reason, Status, set_condition};
 pub use env::{EnvVar, EnvVarSource, KeyRef};
+pub use host::Host;
 pub use node::{NodeCapacity, NodeColdStart, NodeDensity, ServiceShare, WasmNode, WasmNodeSpec, WasmNodeStatus};
 pub use placement::{Requests, Resources, TaintEffect, Toleration, TolerationOperator};
 pub use policy::{
@@ -34,7 +36,8 @@ pub use resolution::{ImageResolution, ResolutionPolicy};
 pub use scaling::{MetricType, Scaling, ScalingMetric, ScalingMode, ScalingStatus};
 pub use service::{Instance, LocalObjectReference, RevisionSpec, TrafficDistribution, WasmService, WasmServiceSpec};
 pub use status::{
-    Artifact, ColdStart, Density, Grant, Image, Import, ImportsDiff, PlacementStatus, Quantiles, WasmServiceStatus,
+    Artifact, ColdStart, Density, Grant, Image, Import, ImportsDiff, PlacementStatus, Quantiles, Shed,
+    WasmServiceStatus,
 };
 
 /// API group of every Podless kind.

@@ -24,6 +24,7 @@ use crate::Quantiles;
     printcolumn = r#"{"name":"Per Service","type":"integer","description":"Bytes resident for one service, on average","jsonPath":".status.density.bytesPerService"}"#,
     printcolumn = r#"{"name":"Per Instance","type":"integer","description":"Resident bytes of one live instance","jsonPath":".status.density.bytesPerInstance"}"#,
     printcolumn = r#"{"name":"Cold p50","type":"string","description":"Median time to the first byte of a cold start","jsonPath":".status.coldStart.firstByte.p50"}"#,
+    printcolumn = r#"{"name":"Bounded By","type":"string","priority":1,"description":"What bounds the instances that fit","jsonPath":".status.capacity.boundedBy"}"#,
     printcolumn = r#"{"name":"Version","type":"string","priority":1,"jsonPath":".status.version"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
@@ -66,8 +67,14 @@ pub struct WasmNodeStatus {
 pub struct NodeCapacity {
     /// Instances that may be live at once.
     pub instances: i32,
-    /// What bounds them: `pool`, `maxMapCount` or `memory`.
+    /// What bounds them: `pool`, `maxMapCount`, `memory` or `addressSpace`.
     pub bounded_by: String,
+    /// What to raise for more instances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<String>,
+    /// Services that may have a port of their own; absent when the shim does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<i32>,
 }
 
 /// What is on a node.

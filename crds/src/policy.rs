@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{OutboundHttp, scaling::not_null};
+use crate::{OutboundHttp, host::host_ceiling_schema, scaling::not_null};
 
 /// A ceiling for the services of some namespaces.
 #[derive(CustomResource, Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -21,7 +21,7 @@ use crate::{OutboundHttp, scaling::not_null};
     status = "WasmPolicyStatus",
     shortname = "wpol",
     derive = "PartialEq",
-    doc = "What the WasmServices of some namespaces may be at most: their images and signatures, capabilities, limits, and digests that are revoked.",
+    doc = "What the WasmServices of some namespaces may be at most: their images and signatures, capabilities, limits, hosts, and digests that are revoked.",
     printcolumn = r#"{"name":"Ready","type":"string","description":"Whether all of it is applied as it is written","jsonPath":".status.conditions[?(@.type=='Ready')].status"}"#,
     printcolumn = r#"{"name":"Default Deny","type":"boolean","description":"Whether images that it does not list are refused","jsonPath":".spec.defaultDeny"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
@@ -47,6 +47,10 @@ pub struct WasmPolicySpec {
     /// The highest limits that may be asked for.
     #[serde(default, skip_serializing_if = "LimitCeiling::is_empty")]
     pub limits: LimitCeiling,
+    /// Hosts that may be asked for in spec.hosts. Without it, all; empty, none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "host_ceiling_schema")]
+    pub hosts: Option<Vec<String>>,
     /// Digests of images or of components, as in `sha256:…`, that must not run: what runs is taken off all nodes, and what is asked for is refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "digests_schema")]

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::{
     Affinity, Capabilities, Compiler, EnvVar, ImageResolution, NodeSelector, Resources, Scaling, Toleration,
-    WasmServiceStatus, placement::node_selector_schema, scaling::not_null,
+    WasmServiceStatus, host::hosts_schema, placement::node_selector_schema, scaling::not_null,
 };
 
 /// A WebAssembly component served over HTTP, without pods: the operator pulls, audits and precompiles it once, and the
@@ -66,6 +66,10 @@ pub struct WasmServiceSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub image_pull_secrets: Vec<LocalObjectReference>,
+    /// Hosts that the shims' shared port answers for with this service, on every node, beside its own Service.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "hosts_schema")]
+    pub hosts: Vec<String>,
     /// A fixed number of replicas instead of scaling: units of capacity, each `concurrency` requests in flight, spread evenly over nodes. Not processes and not pods. 0 stops the service: it keeps its address, and every request is answered 503. `kubectl scale` and an HPA write this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "replicas_schema")]
@@ -161,7 +165,7 @@ pub struct RevisionSpec {
     /// How the component is compiled.
     #[serde(default, skip_serializing_if = "Compiler::is_default")]
     pub compiler: Compiler,
-    /// Limits of one instance of the component.
+    /// Limits of one instance of the component, and how often it is used.
     #[serde(default)]
     pub instance: Instance,
     /// Seconds a request may take, waiting included, before it is ended with 504.
@@ -197,7 +201,7 @@ pub struct LocalObjectReference {
     pub name: String,
 }
 
-/// Limits of one instance.
+/// Limits of one instance, and how often it is used.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Instance {
@@ -205,12 +209,39 @@ pub struct Instance {
     #[serde(default = "default_memory")]
     #[schemars(schema_with = "memory_schema")]
     pub memory: Quantity,
+    /// Requests that one instance answers before it is replaced. By default 1 for a component of WASI 0.2, so that no request finds what another left behind, and 128 for one of WASI 0.3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "count_schema::<1, 1_000_000>")]
+    pub max_invocations: Option<i32>,
+    /// Requests that one instance of a WASI 0.3 component answers at once, by default 16: one that traps ends them all. A component of WASI 0.2 has one at a time, whatever this says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "count_schema::<1, 1000>")]
+    pub max_concurrency: Option<i32>,
+    /// Instances that each node keeps for another request, where maxInvocations allows one; by default 32. 0 keeps none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "count_schema::<0, 10_000>")]
+    pub pool_size: Option<i32>,
+    /// Seconds that an instance is kept for another request; by default 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "count_schema::<0, 3600>")]
+    pub idle_seconds: Option<i32>,
 }
 
 impl Default for Instance {
     fn default() -> Self {
-        Self { memory: default_memory() }
+        Self {
+            memory: default_memory(),
+            max_invocations: None,
+            max_concurrency: None,
+            pool_size: None,
+            idle_seconds: None,
+        }
     }
+}
+
+// Not nullable, as `scaling::not_null` has it.
+fn count_schema<const LEAST: i32, const MOST: i32>(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({"type": "integer", "format": "int32", "minimum": LEAST, "maximum": MOST})
 }
 
 fn default_memory() -> Quantity {

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::ScalingStatus;
+use crate::{ScalingStatus, host::accepted_hosts_schema};
 
 /// What the operator found and measured.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -13,10 +13,14 @@ pub struct WasmServiceStatus {
     /// Generation of the object that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Permitted (only where a policy selects the namespace), Resolved, Audited, Precompiled, Placed, Available (something serves) and Ready (this generation serves).
+    /// Permitted (only where a policy selects the namespace), Resolved, Audited, Precompiled, Placed, HostsAccepted (only where there are spec.hosts), Available (something serves) and Ready (this generation serves).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+    /// Those of spec.hosts that it has: the shared port of every node answers for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "accepted_hosts_schema")]
+    pub hosts: Vec<String>,
     /// Address inside the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -59,6 +63,10 @@ pub struct WasmServiceStatus {
     /// How long cold starts took, since the shims loaded this service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cold_start: Option<ColdStart>,
+    /// Requests that the shims turned away or ended since they loaded this service, by reason: the name in the answer's Podless-Error header. Rounded to one digit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["reason"]))]
+    pub shed: Vec<Shed>,
     /// The nodes with the most replicas, or those where a parked service waits: ten at most, `density.nodes` counts them all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub placements: Vec<PlacementStatus>,
@@ -167,6 +175,15 @@ pub struct ColdStart {
     /// From the first byte of the request received to the first byte of the answer sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_byte: Option<Quantiles>,
+}
+
+/// Requests that were turned away or ended for one reason.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub struct Shed {
+    /// As in `busy`, `memory` or `timeout`.
+    pub reason: String,
+    /// How many, rounded.
+    pub count: i64,
 }
 
 /// Quantiles of a duration, for people: `850µs`, `1.2ms`.

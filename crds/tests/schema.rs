@@ -141,6 +141,7 @@ fn the_spec_is_flat_and_has_the_fields_that_work() {
         "compiler",
         "concurrency",
         "env",
+        "hosts",
         "image",
         "imagePullSecrets",
         "imageResolution",

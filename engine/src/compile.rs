@@ -4,7 +4,7 @@
 
 use wasmtime::{Config, Engine, Inlining, OptLevel};
 
-use crate::{CompilerOptions, Optimize, Target, config, fingerprint};
+use crate::{CompilerOptions, Flavour, Optimize, Target, config, label};
 
 /// Why there is no machine code.
 #[derive(Debug, thiserror::Error)]
@@ -20,8 +20,14 @@ pub enum CompileError {
     Label,
 }
 
-/// A compiler, ready: made before untrusted bytes are read.
+/// A compiler for both engines of the shims, ready: made before untrusted bytes are read, which say what they need.
 pub struct Compiler {
+    p2: Flavoured,
+    p3: Flavoured,
+}
+
+/// A compiler for one of them.
+struct Flavoured {
     engine: Engine,
     /// What inlined code says of itself, and what the shims want to read.
     label: Option<(Vec<u8>, Vec<u8>)>,
@@ -30,17 +36,35 @@ pub struct Compiler {
 impl Compiler {
     /// Sets the compiler up for shims of this target, whatever machine this is.
     pub fn new(target: Target, options: CompilerOptions) -> Result<Self, CompileError> {
-        let plain = engine(target, CompilerOptions { inlining: false, ..options })?;
+        let flavoured = |flavour| Flavoured::new(target, flavour, options);
+        Ok(Self { p2: flavoured(Flavour::P2)?, p3: flavoured(Flavour::P3)? })
+    }
+
+    /// Validates a component and compiles it for the engine of this flavour.
+    pub fn precompile(&self, component: &[u8], flavour: Flavour) -> Result<Vec<u8>, CompileError> {
+        self.of(flavour).precompile(component)
+    }
+
+    fn of(&self, flavour: Flavour) -> &Flavoured {
+        match flavour {
+            Flavour::P2 => &self.p2,
+            Flavour::P3 => &self.p3,
+        }
+    }
+}
+
+impl Flavoured {
+    fn new(target: Target, flavour: Flavour, options: CompilerOptions) -> Result<Self, CompileError> {
+        let plain = engine(target, flavour, CompilerOptions { inlining: false, ..options })?;
         if !options.inlining {
             return Ok(Self { engine: plain, label: None });
         }
-        let inlining = engine(target, options)?;
-        let label = label(target, &inlining, &plain)?;
+        let inlining = engine(target, flavour, options)?;
+        let label = relabel(&label(target, flavour), &inlining, &plain)?;
         Ok(Self { engine: inlining, label: Some(label) })
     }
 
-    /// Validates a component and compiles it.
-    pub fn precompile(&self, component: &[u8]) -> Result<Vec<u8>, CompileError> {
+    fn precompile(&self, component: &[u8]) -> Result<Vec<u8>, CompileError> {
         let mut code = self.engine.precompile_component(component).map_err(CompileError::Component)?;
         if let Some((from, to)) = &self.label {
             let at = only(&code, from).ok_or(CompileError::Label)?;
@@ -50,8 +74,8 @@ impl Compiler {
     }
 }
 
-fn engine(target: Target, options: CompilerOptions) -> Result<Engine, CompileError> {
-    let mut config = config(target);
+fn engine(target: Target, flavour: Flavour, options: CompilerOptions) -> Result<Engine, CompileError> {
+    let mut config = config(target, flavour);
     config
         .target(target.triple())
         .map_err(CompileError::Setup)?
@@ -72,11 +96,11 @@ const EMPTY: &[u8] = b"\0asm\x0d\0\x01\0";
 /// code was inlined makes no difference to who runs it. So that one engine runs both, inlined code is given the other's
 /// note. Which bytes those are is seen at the smallest component: from our own name, with which Wasmtime begins its notes,
 /// to the one byte by which the two differ.
-fn label(target: Target, inlining: &Engine, plain: &Engine) -> Result<(Vec<u8>, Vec<u8>), CompileError> {
+fn relabel(label: &str, inlining: &Engine, plain: &Engine) -> Result<(Vec<u8>, Vec<u8>), CompileError> {
     let compile = |engine: &Engine| engine.precompile_component(EMPTY).map_err(CompileError::Setup);
     let (from, to) = (compile(inlining)?, compile(plain)?);
     let mut differs = from.iter().zip(&to).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at);
-    let start = only(&from, format!("podless-{}", fingerprint(target)).as_bytes());
+    let start = only(&from, label.as_bytes());
     match (start, differs.next(), differs.next()) {
         (Some(start), Some(end), None) if start < end && from.len() == to.len() => {
             Ok((from[start..=end].to_vec(), to[start..=end].to_vec()))
@@ -150,13 +174,15 @@ mod tests {
         let names = Target::ALL.map(|target| {
             let mut hash = Sha(Sha256::new());
             let compiler = Compiler::new(target, OPTIONS[0]).expect("a compiler");
-            compiler.engine.precompile_compatibility_hash().hash(&mut hash);
+            for flavour in Flavour::ALL {
+                compiler.of(flavour).engine.precompile_compatibility_hash().hash(&mut hash);
+            }
             format!("{target} {} {:016x}", fingerprint(target), hash.finish())
         });
         let want = [
-            "x86-64-v3 d756f5db511b6854 3387e798407ae141",
-            "x86-64-v2 66d4f8aeba692e81 c38c16795010bd14",
-            "aarch64 2088fc33f350f887 baca1dc007b38f68",
+            "x86-64-v3 d0235d2b2034f8e7 4cb8787530b98089",
+            "x86-64-v2 28f0c3c29cafd19a 1109be65ba9de316",
+            "aarch64 ab1fca0b78953d28 0f84ca63c7b373dc",
         ];
         assert_eq!(names, want);
     }
@@ -164,30 +190,45 @@ mod tests {
     #[test]
     fn code_is_for_its_target_and_another_target_is_no_shim_s_own() {
         for target in Target::ALL {
-            let code = Compiler::new(target, OPTIONS[0]).expect("a compiler").precompile(&caller()).expect("code");
-            // e_machine of an ELF file: x86-64 is 62, AArch64 is 183.
-            let machine = if target == Target::Aarch64 { 183 } else { 62 };
-            assert_eq!((&code[..4], &code[18..20]), (&b"\x7fELF"[..], &[machine, 0][..]), "{target}");
-            for other in Target::ALL {
-                let name = format!("podless-{}", fingerprint(other));
-                assert_eq!(only(&code, name.as_bytes()).is_some(), other == target, "{target} {other}");
+            let compiler = Compiler::new(target, OPTIONS[0]).expect("a compiler");
+            for flavour in Flavour::ALL {
+                let code = compiler.precompile(&caller(), flavour).expect("code");
+                // e_machine of an ELF file: x86-64 is 62, AArch64 is 183.
+                let machine = if target == Target::Aarch64 { 183 } else { 62 };
+                assert_eq!((&code[..4], &code[18..20]), (&b"\x7fELF"[..], &[machine, 0][..]), "{target}");
+                for other in Target::ALL.iter().flat_map(|target| Flavour::ALL.map(|flavour| (*target, flavour))) {
+                    let found = only(&code, label(other.0, other.1).as_bytes()).is_some();
+                    assert_eq!(found, other == (target, flavour), "{target} {flavour} {other:?}");
+                }
             }
         }
     }
 
     #[test]
+    fn what_is_asynchronous_compiles_for_one_engine_only() {
+        let text = r#"(component
+            (core module $m (func (export "f") (result i32) i32.const 0)
+                (func (export "callback") (param i32 i32 i32) (result i32) i32.const 0))
+            (core instance $i (instantiate $m))
+            (func (export "f") async (canon lift (core func $i "f") async (callback (core func $i "callback")))))"#;
+        let component = wat::parse_str(text).expect("valid text");
+        let compiles = Flavour::ALL.map(|flavour| compiler(OPTIONS[0]).precompile(&component, flavour).is_ok());
+        assert_eq!(compiles, [false, true]);
+    }
+
+    #[test]
     fn only_components_compile() {
         let compiler = compiler(OPTIONS[0]);
-        let code = compiler.precompile(EMPTY).expect("the empty component compiles");
+        let code = compiler.precompile(EMPTY, Flavour::P2).expect("the empty component compiles");
         assert_eq!(Engine::detect_precompiled(&code), Some(wasmtime::Precompiled::Component));
-        assert!(compiler.precompile(b"\0asm\x01\0\0\0").is_err(), "a core module");
-        assert!(compiler.precompile(b"(component)").is_err(), "text is not read");
-        assert!(compiler.precompile(&code).is_err(), "machine code is not read");
+        assert!(compiler.precompile(b"\0asm\x01\0\0\0", Flavour::P2).is_err(), "a core module");
+        assert!(compiler.precompile(b"(component)", Flavour::P2).is_err(), "text is not read");
+        assert!(compiler.precompile(&code, Flavour::P2).is_err(), "machine code is not read");
     }
 
     #[test]
     fn code_is_the_same_each_time() {
-        let code = |_| compiler(OPTIONS[0]).precompile(EMPTY).expect("code");
+        let code = |_| compiler(OPTIONS[0]).precompile(EMPTY, Flavour::P3).expect("code");
         assert_eq!(code(1), code(2));
     }
 
@@ -205,16 +246,18 @@ mod tests {
 
     #[test]
     fn options_change_the_code_and_not_what_it_says_of_its_engine() {
-        let engine = |options| engine(Target::default(), options).expect("an engine");
+        let engine = |options| engine(Target::default(), Flavour::P2, options).expect("an engine");
         let plain = engine(OPTIONS[0]);
-        let mut all: Vec<_> = OPTIONS.map(|options| compiler(options).precompile(&caller()).expect("code")).into();
+        let precompile = |options| compiler(options).precompile(&caller(), Flavour::P2).expect("code");
+        let mut all: Vec<_> = OPTIONS.map(precompile).into();
         for (code, options) in all.iter().zip(OPTIONS) {
             // The engine of a shim has the defaults, and no compiler.
             let with = |inlining| engine(CompilerOptions { inlining, ..options });
-            let (inlined, as_wanted) = label(Target::default(), &with(true), &with(false)).expect("a label");
+            let label = label(Target::default(), Flavour::P2);
+            let (inlined, as_wanted) = relabel(&label, &with(true), &with(false)).expect("a label");
             assert_eq!((only(code, &inlined), only(code, &as_wanted).is_some()), (None, true), "{options}");
         }
-        assert_eq!(compiler(OPTIONS[3]).precompile(EMPTY).ok(), plain.precompile_component(EMPTY).ok());
+        assert_eq!(compiler(OPTIONS[3]).precompile(EMPTY, Flavour::P2).ok(), plain.precompile_component(EMPTY).ok());
         all.sort();
         all.dedup();
         assert!(all.len() > 3, "{} kinds of code by {} options", all.len(), OPTIONS.len());
@@ -223,10 +266,10 @@ mod tests {
     #[test]
     fn a_component_cannot_bring_a_label_of_its_own() {
         let compiler = compiler(OPTIONS[3]);
-        let (label, _) = compiler.label.clone().expect("a label");
+        let (label, _) = compiler.p2.label.clone().expect("a label");
         let data: String = label.iter().map(|byte| format!("\\{byte:02x}")).collect();
         let text = format!(r#"(component (core module (memory 1) (data (i32.const 0) "{data}")))"#);
         let component = wat::parse_str(text).expect("valid text");
-        assert!(matches!(compiler.precompile(&component), Err(CompileError::Label)));
+        assert!(matches!(compiler.precompile(&component, Flavour::P2), Err(CompileError::Label)));
     }
 }

@@ -8,12 +8,14 @@
 mod compile;
 #[cfg(feature = "compile")]
 pub use compile::{CompileError, Compiler};
+mod flavour;
+pub use flavour::Flavour;
 mod options;
 pub use options::{CompilerOptions, Optimize};
 #[cfg(feature = "run")]
 mod pool;
 #[cfg(feature = "run")]
-pub use pool::{MAX_PARTS, MAX_TABLE_ELEMENTS, PartLimits, Pool, runner};
+pub use pool::{KEPT, MAX_PARTS, MAX_TABLE_ELEMENTS, PartLimits, Pool, runner};
 mod recipe;
 pub use recipe::Recipe;
 mod target;
@@ -40,7 +42,7 @@ pub const MAX_INSTANCE_MEMORY: u64 = 128 << 20;
     expect(dead_code, reason = "who neither compiles nor runs knows the fingerprint alone")
 )]
 struct Settings {
-    /// Async component functions (WASI 0.3); `Store::run_concurrent` needs it for 0.2 too.
+    /// Async component functions, and calls of one instance beside each other: WASI 0.3. It makes each call dearer.
     concurrency: bool,
     /// A check at every loop and function entry: what ends a guest that does not return.
     epoch_interruption: bool,
@@ -54,20 +56,28 @@ struct Settings {
     exceptions: bool,
 }
 
-const SETTINGS: Settings = Settings {
-    concurrency: true,
-    epoch_interruption: true,
-    address_map: false,
-    native_unwind_info: false,
-    memory64: false,
-    threads: false,
-    gc: false,
-    exceptions: false,
-};
+const fn settings(flavour: Flavour) -> Settings {
+    Settings {
+        concurrency: matches!(flavour, Flavour::P3),
+        epoch_interruption: true,
+        address_map: false,
+        native_unwind_info: false,
+        memory64: false,
+        threads: false,
+        gc: false,
+        exceptions: false,
+    }
+}
+
+/// What machine code says of the engine that it is for: the other one refuses it.
+#[cfg(any(feature = "compile", feature = "run"))]
+fn label(target: Target, flavour: Flavour) -> String {
+    format!("podless-{}-{flavour}", fingerprint(target))
+}
 
 /// The configuration of both sides; each adds what does not change the code (the shim: its pool).
 #[cfg(any(feature = "compile", feature = "run"))]
-pub fn config(target: Target) -> Config {
+pub fn config(target: Target, flavour: Flavour) -> Config {
     let Settings {
         concurrency,
         epoch_interruption,
@@ -77,11 +87,11 @@ pub fn config(target: Target) -> Config {
         threads,
         gc,
         exceptions,
-    } = SETTINGS;
+    } = settings(flavour);
     let mut config = Config::new();
     config
-        .module_version(ModuleVersionStrategy::Custom(format!("podless-{}", fingerprint(target))))
-        .unwrap_or_else(|_| unreachable!("the fingerprint is shorter than 255 bytes"))
+        .module_version(ModuleVersionStrategy::Custom(label(target, flavour)))
+        .unwrap_or_else(|_| unreachable!("the label is shorter than 255 bytes"))
         .concurrency_support(concurrency)
         .wasm_component_model_async(concurrency)
         .epoch_interruption(epoch_interruption)
@@ -105,14 +115,16 @@ pub fn edition() -> &'static str {
     &READ
 }
 
-/// Stable name of Wasmtime's version, the settings, the target, its CPU features and the edition: 16 hexadecimal digits.
+/// Stable name of Wasmtime's version, the settings of both flavours, the target, its CPU features and the edition: 16
+/// hexadecimal digits. One name for both: whoever has one of the two engines has the other.
 pub fn fingerprint(target: Target) -> String {
     fingerprint_of(target, edition())
 }
 
 fn fingerprint_of(target: Target, edition: &str) -> String {
     let (triple, features) = (target.triple(), target.cpu_features().join(","));
-    let mut text = format!("wasmtime {WASMTIME_VERSION} {target} {triple} {features} {SETTINGS:?}");
+    let settings = Flavour::ALL.map(settings);
+    let mut text = format!("wasmtime {WASMTIME_VERSION} {target} {triple} {features} {settings:?}");
     if !edition.is_empty() {
         text.push_str(&format!(" edition {edition}"));
     }

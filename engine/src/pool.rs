@@ -3,12 +3,14 @@
 
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use crate::{MAX_INSTANCE_MEMORY, Target, config};
+use crate::{Flavour, MAX_INSTANCE_MEMORY, Target, config};
 
 /// Most core instances, tables and linear memories that one component may have.
 pub const MAX_PARTS: PartLimits = PartLimits { instances: 16, tables: 16, memories: 8 };
 /// Most elements of one table.
 pub const MAX_TABLE_ELEMENTS: usize = 20_000;
+/// Most bytes of linear memory that a slot keeps which nobody uses, for the next instance of the same component.
+pub const KEPT: u64 = 256 << 10;
 /// Stack of a guest's call, in bytes, and what of it WebAssembly may use.
 const STACK: usize = 1 << 20;
 const WASM_STACK: usize = 512 << 10;
@@ -29,17 +31,19 @@ pub struct PartLimits {
 pub struct Pool {
     /// Instances that may be live at once.
     pub instances: u32,
+    /// Slots that may keep memory which nobody uses. Without one an instance begins in a slot that has to be made ready.
+    pub warm: u32,
     /// Whether used pages are found by asking the kernel (`PAGEMAP_SCAN`) when it can. Never where the process may be
     /// swapped out: a swapped-out page is not seen and would not be reset.
     pub pagemap_scan: bool,
 }
 
-/// An engine that runs machine code of this target and cannot make any.
-pub fn runner(target: Target, pool: Pool) -> wasmtime::Result<Engine> {
-    Engine::new(&runner_config(target, pool))
+/// An engine that runs machine code of this target and flavour and cannot make any.
+pub fn runner(target: Target, flavour: Flavour, pool: Pool) -> wasmtime::Result<Engine> {
+    Engine::new(&runner_config(target, flavour, pool))
 }
 
-fn runner_config(target: Target, pool: Pool) -> Config {
+fn runner_config(target: Target, flavour: Flavour, pool: Pool) -> Config {
     let parts = u32::try_from(MAX_PARTS.memories).unwrap_or(u32::MAX);
     // Most components have one memory, two or three core instances and tables: the pools of parts are for those, and
     // a request whose component finds none free is answered 503, as when instances run out.
@@ -61,13 +65,13 @@ fn runner_config(target: Target, pool: Pool) -> Config {
         .table_elements(MAX_TABLE_ELEMENTS)
         .max_component_instance_size(1 << 20)
         .max_core_instance_size(1 << 20)
-        .max_unused_warm_slots(100)
+        .max_unused_warm_slots(pool.warm)
         .table_keep_resident(64 << 10)
         .async_stack_keep_resident(32 << 10)
         .pagemap_scan(if pool.pagemap_scan { Enabled::Auto } else { Enabled::No })
         // With the scan only dirty pages are wiped, so much may stay; without it every kept byte is written each time.
-        .linear_memory_keep_resident(if pool.pagemap_scan { 1 << 20 } else { 64 << 10 });
-    let mut config = config(target);
+        .linear_memory_keep_resident(if pool.pagemap_scan { KEPT as usize } else { 64 << 10 });
+    let mut config = config(target, flavour);
     config
         .allocation_strategy(InstanceAllocationStrategy::Pooling(allocation))
         .async_stack_size(STACK)
@@ -85,7 +89,9 @@ mod tests {
     fn pools_of_all_sizes_start() {
         for instances in [1, 4, 1000] {
             for pagemap_scan in [false, true] {
-                runner(Target::default(), Pool { instances, pagemap_scan }).expect("an engine");
+                for flavour in Flavour::ALL {
+                    runner(Target::default(), flavour, Pool { instances, warm: 1, pagemap_scan }).expect("an engine");
+                }
             }
         }
     }

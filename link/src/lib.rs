@@ -22,6 +22,19 @@ pub const TRUST_CA: &str = "ca.crt";
 pub const TRUST_SEAL: &str = "seal.pub";
 /// What is signed before the bytes of an Assignment, so that no other signature can stand for one.
 pub const ASSIGNMENT_CONTEXT: &[u8] = b"podless assignment v1\0";
+/// Why requests are turned away or ended that are in order themselves: what shims count for the operator.
+pub const SHED: [&str; 10] = [
+    "not-loaded",
+    "busy",
+    "namespace-busy",
+    "node-busy",
+    "memory",
+    "timeout",
+    "trapped",
+    "not-started",
+    "no-answer",
+    "response-too-large",
+];
 /// Longest note that comes with an artifact, in bytes; a longer one is left out.
 pub const NOTE_BYTES: usize = 1 << 20;
 /// Service ports: outside the range of ephemeral ports that the shim's pod sets (50000 to 60999).

@@ -10,6 +10,7 @@ pub mod build;
 pub mod check_link;
 pub mod cli;
 pub mod eject;
+pub mod hosts;
 pub mod inventory;
 mod keep;
 pub mod leader;

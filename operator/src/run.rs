@@ -31,6 +31,7 @@ use crate::{
     build::{Artifacts, Builds, Registry, registries},
     cli::{LogFormat, RunArgs},
     eject::Eject,
+    hosts::{self, HostWriter},
     inventory,
     leader::{self, Fence},
     link::{self, Hub, auth::Authenticator},
@@ -146,7 +147,7 @@ async fn lead(
     let namespaces = Namespaces::named(args.watch_namespaces.clone());
     let (made, key) = (artifacts.clone(), keys.seal_key()?);
     let parts = Parts::new(client.clone(), &namespaces, made, settings, reporter, metrics, key).await?;
-    let Parts { controller, context, writer, nodes: node_writer, policies } = parts;
+    let Parts { controller, context, writer, nodes: node_writer, policies, hosts } = parts;
     let hub = context.hub.clone();
     artifacts.recall_from(hub.clone());
 
@@ -159,6 +160,7 @@ async fn lead(
         recorder: context.recorder.clone(),
         writer: policies,
     };
+    let follow_hosts = hosts::Follow { hub: hub.clone(), policies: context.policies.clone(), writer: hosts };
     let reconciles = async {
         // Without the shims' pods every endpoint would look gone.
         context.pods.wait_until_ready().await?;
@@ -235,6 +237,7 @@ async fn lead(
     tokio::select! {
         () = follow => Err(anyhow!("the watch of the shims' pods has ended")),
         () = follow_nodes => Err(anyhow!("the watch of Nodes has ended")),
+        () = follow_hosts.run() => Err(anyhow!("nobody decides who has which host any more")),
         () = follow_policies.run() => Err(anyhow!("the watch of WasmPolicies has ended")),
         ended = reconciles => Err(anyhow!("the controller has ended: {ended:?}")),
         ended = rest => ended,
@@ -253,6 +256,8 @@ pub struct Parts {
     pub nodes: NodeWriter,
     /// Fills the store of the policies: for [`policy::Follow`].
     pub policies: PolicyWriter,
+    /// Fills the store of hosts: for [`hosts::Follow`].
+    pub hosts: HostWriter,
 }
 
 impl Parts {
@@ -271,6 +276,7 @@ impl Parts {
         let ours = watcher::Config::default().labels(SERVICE_LABEL);
         let (store, store_writer) = reflector::store::<WasmService>();
         let (ready, watch_ready) = watch::channel(false);
+        let (hosts, host_writer, host_heard) = hosts::store();
         let services = namespaces
             .watch(&client, store.clone())
             .reflect(store_writer)
@@ -278,6 +284,7 @@ impl Parts {
                 if matches!(event, watcher::Event::InitDone) {
                     ready.send_replace(true);
                 }
+                host_heard.notify_one();
             })
             .applied_objects();
         let known = ledger.clone();
@@ -306,6 +313,7 @@ impl Parts {
             pods,
             nodes: node_store,
             policies,
+            hosts,
             ledger,
             next_move: Arc::default(),
             settings,
@@ -314,7 +322,14 @@ impl Parts {
             lanes: Lanes::default(),
             failures: Arc::default(),
         };
-        Ok(Self { controller, context: Arc::new(context), writer, nodes: node_writer, policies: policy_writer })
+        Ok(Self {
+            controller,
+            context: Arc::new(context),
+            writer,
+            nodes: node_writer,
+            policies: policy_writer,
+            hosts: host_writer,
+        })
     }
 }
 

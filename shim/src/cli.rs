@@ -30,6 +30,9 @@ pub struct Cli {
     /// Port of /healthz, /readyz and /metrics.
     #[arg(long, value_name = "PORT", default_value_t = 8081)]
     pub admin_port: u16,
+    /// Port of all services that have spec.hosts [default: none].
+    #[arg(long, value_name = "PORT")]
+    pub shared_port: Option<u16>,
     /// What machine code to run, as in x86-64-v2 [default: the best that the CPU runs]. One that all nodes run spares the
     /// operator a compilation for each kind of them.
     #[arg(long, env = "PODLESS_TARGET", value_name = "TARGET")]
@@ -37,6 +40,13 @@ pub struct Cli {
     /// Instances that may be live at once [default: what vm.max_map_count and the memory limit allow].
     #[arg(long, value_name = "N")]
     pub instances: Option<u32>,
+    /// MiB of memory that there are [default: the pod's limit, or what the machine has].
+    #[arg(long, hide = true, value_name = "MIB")]
+    pub memory_limit: Option<u32>,
+    /// Mebibytes that loaded code may take, beside what can be read from its file again [default: a fifth of the memory limit].
+    /// What has not been used for longest is unloaded, and loaded again by its next request.
+    #[arg(long, value_name = "MEBIBYTES")]
+    pub code_memory: Option<u32>,
     /// Seconds to go on serving after SIGTERM while the cluster learns that the shim goes. Requests in flight may then
     /// take their service's timeout.
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]

@@ -9,6 +9,7 @@ mod control;
 mod drain;
 mod engine;
 pub mod local;
+mod memory;
 mod metrics;
 mod node;
 pub mod run;

@@ -72,7 +72,7 @@ impl Local {
         let Options { folder, seal_public_pem, instances, sockets, log } = options;
         let target = engine::target(None)?;
         let limits = node::read();
-        let (engine, capacity) = engine::start(target, Some(instances), limits)?;
+        let (engines, capacity) = engine::start(target, Some(instances), limits)?;
         let trust_dir = folder.join("trust");
         std::fs::create_dir_all(&trust_dir)?;
         std::fs::write(trust_dir.join(TRUST_SEAL), seal_public_pem)?;
@@ -85,15 +85,18 @@ impl Local {
             // Assignments may hold secrets, and nothing of this process is served again after it.
             state_dir: None,
             admin_port: None,
+            shared_port: None,
             // Nothing is parked where nobody scales.
             park_after: Duration::MAX,
             capacity: podless_link::v1::Capacity {
                 instances: capacity.instances,
                 bounded_by: capacity.bounded_by.to_owned(),
+                services: u32::try_from(sockets.len()).unwrap_or(u32::MAX),
             },
-            engine,
+            room: node::room(capacity.instances, None, limits),
+            engines: Arc::new(engines),
             target,
-            node: Arc::new(Node::new(capacity.instances as usize, connections)),
+            node: Arc::new(Node::new(capacity.instances as usize, limits.memory, connections)),
             lines: Lines::start(log)?,
             shared: Arc::new(Shared::default()),
             serve: Handle::current(),

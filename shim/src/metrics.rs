@@ -22,6 +22,7 @@ use prometheus_client::{
 use crate::{
     serve::{
         Node,
+        refusal::Refusal,
         stats::{Histogram, Stats},
     },
     shared::Shared,
@@ -96,24 +97,36 @@ impl Collector for Scrape {
         answers(e, &services)?;
         per_service(e, &services, "requests_in_flight", "Requests being answered", |s| s.in_flight.now())?;
         per_service(e, &services, "instances", "Live instances", |s| s.instances.now())?;
-        counted(e, &services, "requests_rejected", "Requests that were refused for want of capacity", |s| &s.rejected)?;
-        counted(e, &services, "requests_stopped", "Requests to a service that is stopped", |s| &s.stopped)?;
+        refused(e, &services)?;
         counted(e, &services, "wakes", "Loads that a request to a parked service had begun", |s| &s.wakes)?;
         outbound(e, &services)?;
         cpu(e, &services)?;
+        memory(e, &services)?;
+        counted(e, &services, "cold_starts", "Requests that had to load or to make an instance", |s| &s.cold_starts)?;
+        histogram(e, "fetch", "Time to receive and verify an artifact", everything.iter().map(|s| &s.fetch))?;
+        histogram(e, "load", "Time to map an artifact", everything.iter().map(|s| &s.load))?;
+        histogram(e, "link", "Time to resolve a component's imports", everything.iter().map(|s| &s.link))?;
         histogram(e, "instantiate", "Time to make an instance", everything.iter().map(|s| &s.instantiate))?;
         let help = "Time from a request's first byte to its answer's";
         histogram(e, "first_byte", help, everything.iter().map(|s| &s.first_byte))?;
         gauge(e, "instances_live", "Live instances of all services", None, node.live.now())?;
         gauge(e, "instances_peak", "Most instances live at once since the start", None, node.live.peak())?;
         gauge(e, "instances_limit", "Instances that may be live at once", None, *slots)?;
-        states(e, shared)?;
         let bytes = Some(&Unit::Bytes);
+        let help = "Linear memory of all instances that counts: of each what is beyond its first 2 MiB";
+        let (held, limit) = node.memory.held();
+        gauge(e, "linear_memory_counted", help, bytes, held)?;
+        let help = "Linear memory that all instances may have together";
+        gauge(e, "linear_memory_limit", help, bytes, limit)?;
+        states(e, shared)?;
         gauge(e, "resident", "Resident memory of the process", bytes, shared.resident.load(Relaxed))?;
         let help = "Resident memory that belongs to no service";
         gauge(e, "resident_unattributed", help, bytes, shared.unattributed.load(Relaxed))?;
         let help = "Services that a restart without the operator would miss: their assignments cannot be kept";
         gauge(e, "services_unkept", help, None, shared.unkept.load(Relaxed))?;
+        let help = "Times that an idle service was parked because there was no room for more code";
+        let counter = ConstCounter::new(shared.evictions.load(Relaxed));
+        counter.encode(e.encode_descriptor("evictions", help, None, MetricType::Counter)?)?;
         gauge(
             e,
             "link_connected",
@@ -172,6 +185,33 @@ fn counted(
     Ok(())
 }
 
+/// Only where there are any: of most services there never are.
+fn refused(e: &mut DescriptorEncoder<'_>, services: &[Labelled]) -> fmt::Result {
+    let help = "Answers of the shim's own, by reason: the name in their Podless-Error header";
+    let mut metric = e.encode_descriptor("requests_refused", help, None, MetricType::Counter)?;
+    for (namespace, service, stats) in services {
+        let mut counts = Refusal::ALL.map(|refusal| (refusal, 0));
+        for stats in stats {
+            counts.iter_mut().zip(stats.refusals()).for_each(|(sum, (_, count))| sum.1 += count);
+        }
+        for (refusal, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            let labels = [("namespace", namespace.as_str()), ("service", service), ("reason", refusal.facts().name)];
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn memory(e: &mut DescriptorEncoder<'_>, services: &[Labelled]) -> fmt::Result {
+    let help = "Linear memory of live instances";
+    let mut metric = e.encode_descriptor("service_linear_memory", help, Some(&Unit::Bytes), MetricType::Gauge)?;
+    for (namespace, service, stats) in services {
+        let sum: u64 = stats.iter().map(|s| s.memory.load(Relaxed)).sum();
+        ConstGauge::new(sum).encode(metric.encode_family(&[("namespace", namespace), ("service", service)])?)?;
+    }
+    Ok(())
+}
+
 /// Only of services that have sent any: most never do.
 fn outbound(e: &mut DescriptorEncoder<'_>, services: &[Labelled]) -> fmt::Result {
     let help = "Requests of services to other servers, by how they went";
@@ -189,9 +229,9 @@ fn outbound(e: &mut DescriptorEncoder<'_>, services: &[Labelled]) -> fmt::Result
     Ok(())
 }
 
-/// Only of services of which it is counted: those that are scaled by it.
+/// Only of services that have taken any.
 fn cpu(e: &mut DescriptorEncoder<'_>, services: &[Labelled]) -> fmt::Result {
-    let help = "CPU time of the instances of services that are scaled by it";
+    let help = "CPU time of a service's instances";
     let mut metric = e.encode_descriptor("service_cpu", help, Some(&Unit::Seconds), MetricType::Counter)?;
     for (namespace, service, stats) in services {
         let sum: Duration = stats.iter().map(|s| s.in_flight.cpu()).sum();
@@ -264,6 +304,59 @@ mod tests {
     use super::*;
     use crate::serve::service::Identity;
 
+    /// Whether a sample of this name is the family's.
+    fn is_of(name: &str, family: &str) -> bool {
+        name.strip_prefix(family).is_some_and(|suffix| ["", "_total", "_sum", "_count", "_bucket"].contains(&suffix))
+    }
+
+    /// A row for each family: its name with its type's suffix, type, unit, labels and what it says.
+    fn table(text: &str) -> Vec<String> {
+        let families = text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split_once(' '));
+        families
+            .map(|(family, help)| {
+                let about = |word: &str| {
+                    let start = format!("# {word} {family} ");
+                    text.lines().find_map(|line| line.strip_prefix(&start)).unwrap_or("")
+                };
+                let suffix = if about("TYPE") == "counter" { "_total" } else { "" };
+                let sample = |line: &&str| line.split(['{', ' ']).next().is_some_and(|name| is_of(name, family));
+                let mut samples = text.lines().filter(sample).map(|line| {
+                    let labels = line.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+                    labels.map_or("", |(labels, _)| labels).split("\",").filter_map(|label| label.split_once('='))
+                });
+                let labels = samples.next().unwrap_or_else(|| panic!("{family} has no sample"));
+                let labels: Vec<_> = labels.map(|(name, _)| name).filter(|name| *name != "le").collect();
+                let help = help.trim_end_matches('.');
+                let (kind, unit) = (about("TYPE"), about("UNIT"));
+                format!("| `{family}{suffix}` | {kind} | {unit} | {} | {help} |", labels.join(", "))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_documented_table_is_this_one() {
+        let shared = Arc::new(Shared::default());
+        let stats = Arc::new(Stats::default());
+        stats.refused(Refusal::Busy);
+        stats.outbound.denied.fetch_add(1, Relaxed);
+        stats.in_flight.took(Duration::from_millis(1));
+        stats.instantiate.record(Duration::from_micros(30));
+        let identity = Identity { uid: "u".into(), namespace: "shop".into(), name: "cart".into() };
+        shared.services().insert("u".into(), (Arc::new(identity), stats));
+        let lines = Lines::start(std::io::sink()).expect("a thread");
+        let node = Arc::new(Node::new(1, 1 << 30, 1));
+        let text = Arc::new(Metrics { shared, node, lines, slots: 7, restarts: 2 }).text().expect("text");
+        let ours = table(&text);
+        let documented =
+            include_str!("../../docs/metrics.md").lines().filter(|line| line.starts_with("| `podless_shim"));
+        let wanted = ours.join("\n");
+        assert_eq!(
+            documented.collect::<Vec<_>>().join("\n"),
+            wanted,
+            "docs/metrics.md should have these rows:\n{wanted}"
+        );
+    }
+
     #[test]
     fn the_text_has_what_was_counted() {
         let shared = Arc::new(Shared::default());
@@ -275,12 +368,12 @@ mod tests {
                 stats.in_flight.took(Duration::from_millis(1250));
             }
             let identity = Identity { uid: n.to_string(), namespace: "shop".into(), name: format!("s{n}") };
-            shared.services().insert(n.to_string(), (identity, stats));
+            shared.services().insert(n.to_string(), (Arc::new(identity), stats));
         }
         shared.resident_services.store(1000, Relaxed);
         shared.parked_services.store(3, Relaxed);
         let lines = Lines::start(std::io::sink()).expect("a thread");
-        let metrics = Metrics { shared, node: Arc::new(Node::new(1, 1)), lines, slots: 7, restarts: 2 };
+        let metrics = Metrics { shared, node: Arc::new(Node::new(1, 1 << 30, 1)), lines, slots: 7, restarts: 2 };
         let text = Arc::new(metrics).text().expect("text");
         for line in [
             "podless_shim_requests_total{namespace=\"shop\",service=\"s0\",code=\"2xx\"} 1",

@@ -16,26 +16,24 @@ use crate::{
         doors::{Doors, Supervisor},
         link,
     },
-    drain, engine,
+    drain, engine, memory,
     metrics::Metrics,
     node,
     serve::Node,
     shared::Shared,
 };
 
-/// Descriptors that are left for everything but guests' clients.
-const FILES_LEFT: u64 = 1024;
-/// Connections of all services together, when descriptors allow.
-const CONNECTIONS: u64 = 65_536;
-
 /// Runs the shim: the process that the supervisor started.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
     let mut doors = Supervisor::of_this_process()?;
     let admin = doors.open(cli.admin_port).context("the admin port cannot be opened")?;
     admin.set_nonblocking(true)?;
-    let limits = node::read();
+    let mut limits = node::read();
+    if let Some(mebibytes) = cli.memory_limit {
+        limits.memory = u64::from(mebibytes) << 20;
+    }
     let target = engine::target(cli.target)?;
-    let (engine, capacity) = engine::start(target, cli.instances, limits)?;
+    let (engines, capacity) = engine::start(target, cli.instances, limits)?;
     tracing::info!(
         instances = capacity.instances,
         bounded_by = capacity.bounded_by,
@@ -44,10 +42,9 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         fingerprint = podless_engine::fingerprint(target),
         "starting"
     );
-    let files = limits.files.saturating_sub(FILES_LEFT);
-    // For eight clients one connection to another server: see `Node::new`.
-    let connections = (files - files / 9).clamp(64, CONNECTIONS) as usize;
-    let node = Arc::new(Node::new(capacity.instances as usize, connections));
+    let (services, connections) = node::ports_and_connections(limits);
+    let node = Arc::new(Node::new(capacity.instances as usize, limits.memory, connections));
+    memory::watch(&node.memory)?;
     let shared = Arc::new(Shared::default());
     let lines = Lines::start(std::io::stdout())?;
     let serving = runtime::Builder::new_multi_thread().enable_all().thread_name("serve").build()?;
@@ -63,9 +60,11 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         data_dir: cli.data_dir.clone(),
         state_dir: Some(cli.state_dir.clone()),
         admin_port: Some(cli.admin_port),
+        shared_port: cli.shared_port,
         park_after: Duration::from_secs(cli.park_seconds),
-        capacity: v1::Capacity { instances: capacity.instances, bounded_by: capacity.bounded_by.to_owned() },
-        engine,
+        capacity: v1::Capacity { instances: capacity.instances, bounded_by: capacity.bounded_by.to_owned(), services },
+        room: node::room(capacity.instances, cli.code_memory, limits),
+        engines: Arc::new(engines),
         target,
         node: node.clone(),
         lines,
@@ -77,7 +76,9 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     let (operator, handle) = (cli.link(), serving.handle().clone());
     let control = std::thread::Builder::new().name("control".to_owned()).spawn(move || -> anyhow::Result<()> {
         let _ended = ended;
-        runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        // Threads that read, hash and map, while this one does not.
+        let runtime = runtime::Builder::new_current_thread().enable_all().on_thread_start(node::give_way).build()?;
+        runtime.block_on(async {
             tokio::spawn(admin::serve(TcpListener::from_std(admin)?, metrics, handle));
             control::run(config, Box::new(doors), |events| link::run(operator, events), stopped).await
         })

@@ -10,6 +10,9 @@ use std::{
 
 use crate::serve::{service::Identity, stats::Stats};
 
+/// Who the services are, by uid, and what is counted of each.
+type Services = BTreeMap<String, (Arc<Identity>, Arc<Stats>)>;
+
 /// What is known of the shim as a whole.
 #[derive(Default)]
 pub(crate) struct Shared {
@@ -29,12 +32,14 @@ pub(crate) struct Shared {
     pub(crate) resident_services: AtomicU64,
     /// Services that their first request loads.
     pub(crate) parked_services: AtomicU64,
-    services: Mutex<BTreeMap<String, (Identity, Arc<Stats>)>>,
+    /// Services that were parked because there was no room for more code.
+    pub(crate) evictions: AtomicU64,
+    services: Mutex<Services>,
 }
 
 impl Shared {
     /// The services that are known, by uid.
-    pub(crate) fn services(&self) -> MutexGuard<'_, BTreeMap<String, (Identity, Arc<Stats>)>> {
+    pub(crate) fn services(&self) -> MutexGuard<'_, Services> {
         self.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

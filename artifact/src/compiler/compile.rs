@@ -54,13 +54,11 @@ fn compile(compiler: &Compiler) -> io::Result<()> {
     let mut component = Vec::new();
     io::stdin().lock().read_to_end(&mut component)?;
     let facts = facts(&component);
-    let is_component = facts.is_ok();
+    let flavour = facts.as_ref().ok().map(|facts| facts.flavour);
     report(&Report::Facts(facts))?;
-    if !is_component {
-        return Ok(());
-    }
+    let Some(flavour) = flavour else { return Ok(()) };
     let started = Instant::now();
-    match compiler.precompile(&component) {
+    match compiler.precompile(&component, flavour) {
         Ok(code) => {
             let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             report(&Report::Code { size: code.len() as u64, millis })?;

@@ -1,6 +1,7 @@
 //! What a component says of itself: untrusted bytes in, its imports and HTTP export out. Pure. Reading them is the
 //! feature `parse`, which the child has, and who pushes a component of their own.
 
+use podless_engine::Flavour;
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "parse")]
@@ -21,6 +22,8 @@ pub struct Facts {
     pub imports: Vec<ImportFact>,
     /// Names of its exports.
     pub exports: Vec<String>,
+    /// Which engine runs it.
+    pub flavour: Flavour,
 }
 
 /// One import.

@@ -187,7 +187,7 @@ mod tests {
 
     fn component(imports: &[&str]) -> Facts {
         let imports = imports.iter().map(|name| ImportFact { name: (*name).to_owned(), types_only: false }).collect();
-        Facts { imports, exports: vec!["wasi:http/incoming-handler@0.2.3".to_owned()] }
+        Facts { imports, exports: vec!["wasi:http/incoming-handler@0.2.3".to_owned()], ..Facts::default() }
     }
 
     #[test]
@@ -304,7 +304,7 @@ mod tests {
             (vec!["wasi:http/handler@0.2.0"], Err("which Podless does not know")),
             (vec!["wasi:http/incoming-handler"], Err("which Podless does not know")),
         ] {
-            let facts = Facts { imports: vec![], exports: exports.iter().map(|e| (*e).to_owned()).collect() };
+            let facts = Facts { exports: exports.iter().map(|e| (*e).to_owned()).collect(), ..Facts::default() };
             match (http_world(&facts), world) {
                 (Ok(got), Ok(world)) => assert_eq!(got, world, "{exports:?}"),
                 (Err(error), Err(says)) => assert!(error.to_string().contains(says), "{exports:?}: {error}"),

@@ -46,6 +46,7 @@ impl SealedArtifact {
             wasmtime: podless_engine::WASMTIME_VERSION.to_owned(),
             target: entry.recipe().target.to_string(),
             http: audited.http(),
+            flavour: audited.facts().flavour,
             made_at: entry.made_at().to_owned(),
         };
         Ok(Self {

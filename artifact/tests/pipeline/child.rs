@@ -33,7 +33,7 @@ fn with(registry: &Registry, script: &str, limits: Limits) -> Fixture {
 async fn what_a_child_says_is_not_believed() {
     let registry = Registry::start();
     let image = hello(&registry).await;
-    let facts = r#"{"Facts":{"Ok":{"imports":[],"exports":["wasi:http/incoming-handler@0.2.0"]}}}"#;
+    let facts = r#"{"Facts":{"Ok":{"imports":[],"exports":["wasi:http/incoming-handler@0.2.0"],"flavour":"p2"}}}"#;
     for (script, reason) in [
         ("exit 0".to_owned(), "InternalError"),
         ("exit 3".to_owned(), "InternalError"),
@@ -66,7 +66,7 @@ async fn what_a_child_says_is_not_believed() {
 /// A child that says that a component has this export, so many times.
 fn exporting(name: &str, times: usize) -> String {
     let exports = vec![format!("\"{name}\""); times].join(",");
-    format!(r#"printf '%s\n' '{{"Facts":{{"Ok":{{"imports":[],"exports":[{exports}]}}}}}}'"#)
+    format!(r#"printf '%s\n' '{{"Facts":{{"Ok":{{"imports":[],"exports":[{exports}],"flavour":"p2"}}}}}}'"#)
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::fs;
 
 use podless_artifact::{Grants, push};
-use podless_engine::{Compiler, CompilerOptions, Target};
+use podless_engine::{Compiler, CompilerOptions, Flavour, Target};
 
 use crate::support::{Fixture, Registry, guest};
 
@@ -18,10 +18,10 @@ fn shared_object() -> Vec<u8> {
 async fn machine_code_is_refused_in_every_form() {
     let registry = Registry::start();
     let fixture = Fixture::new(&registry.host);
-    let engine = wasmtime::Engine::new(&podless_engine::config(Target::default())).expect("an engine");
+    let engine = wasmtime::Engine::new(&podless_engine::config(Target::default(), Flavour::P2)).expect("an engine");
     let native = Compiler::new(Target::default(), CompilerOptions::default())
         .expect("a compiler")
-        .precompile(&guest("hello"))
+        .precompile(&guest("hello"), Flavour::P2)
         .expect("code");
     for (form, bytes) in [
         ("a component of this very engine", native),

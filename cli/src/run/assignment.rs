@@ -6,7 +6,7 @@ use podless_link::{
     ASSIGNMENT_CONTEXT,
     v1::{Assign, Assignment, EnvVar, Grants, OutboundHttp},
 };
-use podless_operator::reconcile::quantity;
+use podless_operator::{link::content::Reuse, reconcile::quantity};
 use podless_shim::local::service_port;
 use prost::Message as _;
 
@@ -31,6 +31,7 @@ pub(super) fn signed(serving: &Serving, index: usize, key: &SealKey) -> Result<A
         allowed_cidrs: outbound.allowed_cidrs.clone(),
     });
     let env = revision.env.iter().map(|v| EnvVar { name: v.name.clone(), value: v.value.clone() }).collect();
+    let reuse = Reuse::from(&revision.instance);
     let assignment = Assignment {
         service_uid: serving.uid.clone(),
         namespace: serving.service.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
@@ -48,6 +49,13 @@ pub(super) fn signed(serving: &Serving, index: usize, key: &SealKey) -> Result<A
         count_cpu: false,
         // Nobody has it back from here.
         note_sha256: String::new(),
+        max_invocations: reuse.max_invocations,
+        max_concurrency: reuse.max_concurrency,
+        pool_size: reuse.pool_size,
+        idle_seconds: reuse.idle_seconds,
+        // There is no shared port: each service has its own.
+        hosts: vec![],
+        created_at: 0,
     };
     let bytes = assignment.encode_to_vec();
     Ok(Assign { signature: key.sign(ASSIGNMENT_CONTEXT, &bytes).to_vec(), assignment: bytes })

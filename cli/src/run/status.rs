@@ -30,7 +30,7 @@ pub(super) fn status(serving: &Serving, report: Option<&ServiceReport>, since: &
     let replicas = i32::try_from(service.spec.fixed_replicas().unwrap_or(1)).unwrap_or(i32::MAX);
     let seal = artifact.seal();
     let reports: Vec<_> = report.into_iter().collect();
-    let Measured { instances, density, cold_start } = measure(&reports);
+    let Measured { instances, density, cold_start, shed } = measure(&reports);
     WasmServiceStatus {
         observed_generation: Some(GENERATION),
         conditions: conditions(serving, replicas, since),
@@ -45,6 +45,7 @@ pub(super) fn status(serving: &Serving, report: Option<&ServiceReport>, since: &
         imports: artifact.imports().iter().map(import).collect(),
         imports_diff: None,
         permitted_revision: None,
+        hosts: vec![],
         artifacts: vec![Artifact {
             target: seal.target.clone(),
             fingerprint: seal.fingerprint.clone(),
@@ -59,6 +60,7 @@ pub(super) fn status(serving: &Serving, report: Option<&ServiceReport>, since: &
         instances,
         density,
         cold_start,
+        shed,
         placements: vec![PlacementStatus { node: NODE.to_owned(), replicas, ready: true }],
     }
 }

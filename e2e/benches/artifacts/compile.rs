@@ -82,6 +82,7 @@ pub(crate) fn chart(all: &[Compiled]) -> Chart {
     Chart {
         title: "From a component to its artifact".to_owned(),
         x: "MiB of the component".to_owned(),
+        x_powers: false,
         panels: vec![Panel {
             y: "seconds".to_owned(),
             powers: false,

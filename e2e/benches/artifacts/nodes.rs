@@ -129,6 +129,7 @@ impl Nodes {
         Chart {
             title: "Work until all nodes have the machine code".to_owned(),
             x: "nodes".to_owned(),
+            x_powers: false,
             panels: vec![Panel {
                 y: "seconds".to_owned(),
                 powers: false,

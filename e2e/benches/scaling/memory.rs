@@ -140,6 +140,7 @@ impl Figure {
         Chart {
             title: "Memory of so many services, all nodes together".to_owned(),
             x: "services".to_owned(),
+            x_powers: false,
             panels: vec![Panel {
                 y: "MiB".to_owned(),
                 powers: true,

@@ -143,6 +143,7 @@ impl Start {
         Chart {
             title: "From no replica to the first byte, through the ClusterIP".to_owned(),
             x: "round".to_owned(),
+            x_powers: false,
             panels: vec![Panel {
                 y: "ms".to_owned(),
                 powers: true,

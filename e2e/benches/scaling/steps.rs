@@ -135,6 +135,7 @@ pub(crate) fn chart(steps: &[Step]) -> Chart {
     Chart {
         title: "From a step of load to room for it, from a parked service".to_owned(),
         x: "replicas' worth of load".to_owned(),
+        x_powers: false,
         panels: vec![Panel {
             y: "seconds".to_owned(),
             powers: false,

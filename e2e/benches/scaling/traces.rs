@@ -139,6 +139,7 @@ impl Trace {
         Chart {
             title: format!("Load: {}", self.name),
             x: "seconds".to_owned(),
+            x_powers: false,
             panels: vec![
                 Panel {
                     y: "replicas".to_owned(),

@@ -1,4 +1,4 @@
-//! What a run was on. Out: the machine, the cluster and the build. IO.
+//! What a run was on. Out: the machine, the cluster if there is one, and the build. IO.
 
 use std::{fs, thread};
 
@@ -22,9 +22,9 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// Its version.
     pub kernel: String,
-    /// Its version.
+    /// Its version; empty without a cluster.
     pub kubernetes: String,
-    /// Nodes of the cluster.
+    /// Nodes of the cluster; none without one.
     pub nodes: usize,
     /// Cargo profile of operator and shim.
     pub profile: String,
@@ -33,8 +33,14 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Looks at it.
+    /// Looks at the machine and at the cluster on it.
     pub async fn look(cluster: &Cluster, quick: bool) -> Result<Self> {
+        let kubernetes = cluster.kube.apiserver_version().await?.git_version;
+        Ok(Self { kubernetes, nodes: cluster.nodes().await?.len(), ..Self::alone(quick)? })
+    }
+
+    /// Looks at the machine, on which there is no cluster.
+    pub fn alone(quick: bool) -> Result<Self> {
         let (cpu, memory) = (fs::read_to_string("/proc/cpuinfo")?, fs::read_to_string("/proc/meminfo")?);
         let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
         let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).context("no MemTotal")?;
@@ -44,8 +50,8 @@ impl Machine {
             cores: thread::available_parallelism()?.get(),
             memory_bytes: total.trim().trim_end_matches(" kB").parse::<u64>()? * 1024,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-            kubernetes: cluster.kube.apiserver_version().await?.git_version,
-            nodes: cluster.nodes().await?.len(),
+            kubernetes: String::new(),
+            nodes: 0,
             profile: env("PROFILE")?,
             quick,
         })

@@ -11,6 +11,8 @@ pub struct Chart {
     pub title: String,
     /// What the horizontal axis is.
     pub x: String,
+    /// Whether that goes by powers of ten: each value is more than 0.
+    pub x_powers: bool,
     /// From above to below.
     pub panels: Vec<Panel>,
 }
@@ -96,7 +98,7 @@ pub fn svg(chart: &Chart) -> String {
     );
     legend(&mut out, chart);
     let places = chart.panels.iter().flat_map(|panel| &panel.lines).flat_map(|line| &line.points).map(|(x, _)| *x);
-    let x = Axis::new(places, false, (LEFT, WIDTH - RIGHT), false);
+    let x = Axis::new(places, chart.x_powers, (LEFT, WIDTH - RIGHT), false);
     for (number, panel) in chart.panels.iter().enumerate() {
         let top = TOP + number as f64 * (PANEL + GAP);
         draw(&mut out, panel, &x, top);
@@ -283,7 +285,7 @@ mod tests {
             lines: vec![line("<ours> & theirs", draw, &[(0.0, 1.0), (1.0, 20.0)]), line("none", draw, &[])],
         };
         let panels = [Draw::Dots, Draw::Joined, Draw::Steps, Draw::Area].map(panel).to_vec();
-        let out = svg(&Chart { title: "a < b".to_owned(), x: "s".to_owned(), panels });
+        let out = svg(&Chart { title: "a < b".to_owned(), x: "s".to_owned(), x_powers: false, panels });
         assert_eq!(out.matches("&lt;ours&gt; &amp; theirs").count(), 1, "{out}");
         assert!(out.contains("a &lt; b") && !out.contains("NaN") && !out.contains("inf"), "{out}");
         assert_eq!(out.matches("<circle").count(), 2);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
 use http::StatusCode;
+use podless_crds::WasmService;
 use podless_e2e::{Cluster, eventually, get, post};
 use serde_json::json;
 
@@ -47,7 +48,17 @@ async fn a_guest_is_held_to_its_time_memory_and_concurrency() -> Result<()> {
     assert!(count(StatusCode::OK) >= 2, "{answers:?}");
     let refused = answers.iter().find(|a| a.status == StatusCode::SERVICE_UNAVAILABLE).context("nobody was refused")?;
     assert!(refused.headers.contains_key("retry-after"), "{refused:?}");
+    let name = refused.headers.get("podless-error").context("it has no name")?;
+    assert!(["busy", "node-busy", "namespace-busy"].contains(&name.to_str()?), "{refused:?}");
     assert_eq!(count(StatusCode::OK) + count(StatusCode::SERVICE_UNAVAILABLE), answers.len(), "{answers:?}");
+
+    // What was turned away or ended is in status, by the same names.
+    let all = ["busy", "timeout", "trapped"];
+    let told = |service: &WasmService| {
+        let shed = service.status.as_ref().map(|status| status.shed.as_slice()).unwrap_or_default();
+        all.iter().all(|reason| shed.iter().any(|shed| shed.reason == *reason && shed.count > 0))
+    };
+    namespace.until("probe", "its status tells what was shed", told).await?;
     namespace.delete().await
 }
 

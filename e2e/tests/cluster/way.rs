@@ -225,7 +225,10 @@ async fn kubectl_explains_every_field_and_knows_the_short_names() -> Result<()> 
     for node in nodes {
         let owner = node.metadata.owner_references.iter().flatten().next().context("an owner")?;
         assert_eq!((owner.kind.as_str(), Some(&owner.name)), ("Node", node.metadata.name.as_ref()));
-        assert!(node.status.context("a status")?.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+        let status = node.status.context("a status")?;
+        assert!(status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+        let fits = status.capacity;
+        assert!(fits.instances > 0 && fits.more.is_some() && fits.services.is_some_and(|n| n > 0), "{fits:?}");
     }
     Ok(())
 }

@@ -318,7 +318,7 @@ mod tests {
         let note = json!({
             "component": component, "recipe": recipe, "fingerprint": recipe.fingerprint(), "made_at": "then",
             "code_sha256": hex::encode(Sha256::digest(b"code")), "code_size": 4, "compile_millis": 1,
-            "facts": {"imports": [], "exports": []}, "repositories": [],
+            "facts": {"imports": [], "exports": [], "flavour": "p2"}, "repositories": [],
         });
         let mut coming = pipeline.receive(note.to_string().as_bytes(), &component, recipe).expect("its note");
         coming.write(b"code").expect("written");

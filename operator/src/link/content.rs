@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use podless_artifact::seal::{Seal, Sealed};
-use podless_crds::{Image, OutboundHttp};
+use podless_crds::{Host, Image, Instance, OutboundHttp};
 use podless_link::v1;
 use sha2::{Digest, Sha256};
 
@@ -31,6 +31,31 @@ impl Artifact {
     }
 }
 
+/// How often instances are used, as `spec.instance` says; what it does not say is the shims' default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reuse {
+    /// Requests that an instance answers.
+    pub max_invocations: Option<u32>,
+    /// Of these at once.
+    pub max_concurrency: Option<u32>,
+    /// Instances that are kept for another request.
+    pub pool_size: Option<u32>,
+    /// Seconds that each of these waits for one.
+    pub idle_seconds: Option<u32>,
+}
+
+impl From<&Instance> for Reuse {
+    fn from(instance: &Instance) -> Self {
+        let number = |asked: Option<i32>| asked.and_then(|asked| u32::try_from(asked).ok());
+        Self {
+            max_invocations: number(instance.max_invocations),
+            max_concurrency: number(instance.max_concurrency),
+            pool_size: number(instance.pool_size),
+            idle_seconds: number(instance.idle_seconds),
+        }
+    }
+}
+
 /// What a service is, once its artifact is made.
 #[derive(Clone, Debug)]
 pub struct Content {
@@ -50,6 +75,8 @@ pub struct Content {
     pub outbound_http: Option<OutboundHttp>,
     /// Most linear memory of one instance, in bytes.
     pub instance_memory: u64,
+    /// How often instances are used.
+    pub reuse: Reuse,
     /// Milliseconds that a request may take, waiting included.
     pub timeout_millis: u64,
     /// Requests in flight for one replica.
@@ -119,6 +146,12 @@ impl Content {
             parked: false,
             count_cpu: self.count_cpu,
             note_sha256: String::new(),
+            max_invocations: self.reuse.max_invocations,
+            max_concurrency: self.reuse.max_concurrency,
+            pool_size: self.reuse.pool_size,
+            idle_seconds: self.reuse.idle_seconds,
+            hosts: vec![],
+            created_at: 0,
         }
     }
 }
@@ -136,15 +169,19 @@ pub struct Assigned {
     pub content: Arc<Content>,
     /// Name of exactly this: content, port and places.
     pub fingerprint: String,
+    /// What it has of the shims' shared port, as in spec.hosts.
+    pub hosts: Vec<String>,
+    /// When it was made, in seconds since 1970.
+    pub created_at: i64,
     /// Replicas by node.
     pub replicas: BTreeMap<String, u32>,
     /// It is scaled to zero: the first request loads it.
     pub parked: bool,
     /// Requests in flight by the uid of the shim's pod, of those that are to serve.
     pub budgets: BTreeMap<String, u32>,
-    /// The same of those that it has left: they answer for old connections still, by what is assigned now, and keep
-    /// nothing in memory for it.
-    pub left: BTreeMap<String, u32>,
+    /// The same of those that have no replica: which it has left and that answer for old connections still, and which answer
+    /// for its hosts. They do so by what is assigned now, and keep nothing in memory for it.
+    pub beside: BTreeMap<String, u32>,
 }
 
 /// What a shim is told of a service, beside what it is.
@@ -157,9 +194,24 @@ pub struct Share {
 }
 
 impl Assigned {
+    /// The message that is signed and sent to a shim with this share.
+    pub fn message(&self, Share { budget, parked }: Share, artifact: &Artifact) -> v1::Assignment {
+        let Self { service, generation, port, content, hosts, created_at, .. } = self;
+        let host = |text: &String| {
+            let Host { name, path } = Host::of(text);
+            v1::Host { name: name.to_owned(), path: path.to_owned() }
+        };
+        v1::Assignment {
+            parked,
+            hosts: hosts.iter().map(host).collect(),
+            created_at: *created_at,
+            ..content.assignment(service, *generation, *port, budget, artifact)
+        }
+    }
+
     /// What this shim is told; `None`: nothing.
     pub fn share(&self, pod_uid: &str) -> Option<Share> {
         let serves = self.budgets.get(pod_uid).map(|&budget| Share { budget, parked: self.parked });
-        serves.or_else(|| self.left.get(pod_uid).map(|&budget| Share { budget, parked: true }))
+        serves.or_else(|| self.beside.get(pod_uid).map(|&budget| Share { budget, parked: true }))
     }
 }

@@ -14,7 +14,6 @@ use tonic::{Status, Streaming};
 use super::{
     Hub,
     auth::Identity,
-    content::{Assigned, Share},
     sessions::{HIGHEST_BELIEVED, Next, SessionKey},
 };
 use crate::metrics::Metrics;
@@ -126,10 +125,8 @@ async fn send(hub: &Hub, key: &SessionKey, notify: &Notify, tx: &mpsc::Sender<Re
 
 fn encode(hub: &Hub, next: Next) -> v1::ToShim {
     let body = match next {
-        Next::Assign(assigned, Share { budget, parked }, artifact) => {
-            let Assigned { service, generation, port, content, .. } = &*assigned;
-            let assignment = content.assignment(service, *generation, *port, budget, &artifact);
-            let assignment = v1::Assignment { parked, ..assignment }.encode_to_vec();
+        Next::Assign(assigned, share, artifact) => {
+            let assignment = assigned.message(share, &artifact).encode_to_vec();
             let signature = hub.signing.key().sign(ASSIGNMENT_CONTEXT, &assignment).to_vec();
             v1::to_shim::Body::Assign(v1::Assign { assignment, signature })
         }

@@ -7,7 +7,7 @@ use podless_crds::{
     ConditionType, NodeCapacity, NodeColdStart, NodeDensity, Reason, ServiceShare, Status, WasmNodeStatus,
     set_condition,
 };
-use podless_link::v1::{Hello, Histogram, Phases, Report, ServiceReport};
+use podless_link::v1::{Capacity, Hello, Histogram, Phases, Report, ServiceReport};
 
 use crate::{
     eject::Slow,
@@ -45,7 +45,7 @@ pub(crate) fn connected(
     let Hello { version, fingerprint, target, capacity, known: _ } = said.hello;
     (new.version, new.fingerprint, new.target) = (version.clone(), fingerprint.clone(), target.clone());
     if let Some(capacity) = capacity {
-        new.capacity = NodeCapacity { instances: int(capacity.instances), bounded_by: capacity.bounded_by.clone() };
+        new.capacity = fits(capacity);
     }
     if let Some(report) = said.report {
         new.density = density(report, said.services);
@@ -68,6 +68,27 @@ pub(crate) fn connected(
     };
     set_condition(&mut new.conditions, ConditionType::Ready, status, reason, &message, None, now);
     new
+}
+
+fn fits(capacity: &Capacity) -> NodeCapacity {
+    let Capacity { instances, bounded_by, services } = capacity;
+    NodeCapacity {
+        instances: int(*instances),
+        bounded_by: bounded_by.clone(),
+        more: more(bounded_by).map(str::to_owned),
+        services: (*services > 0).then(|| int(*services)),
+    }
+}
+
+/// What to raise where this bounds the instances.
+fn more(bounded_by: &str) -> Option<&'static str> {
+    Some(match bounded_by {
+        "pool" => "raise the chart's shim.instances, to 30000 at most",
+        "maxMapCount" => "raise the node's vm.max_map_count, as charts/node-tuning.yaml does",
+        "memory" => "raise the chart's shim.resources.limits.memory, or set shim.instances",
+        "addressSpace" => "raise the limit of the shim's address space (RLIMIT_AS), which the container's runtime sets",
+        _ => return None,
+    })
 }
 
 /// The status of a node whose shim is not connected: what it said last stays.
@@ -191,7 +212,7 @@ fn top(
 mod tests {
     use super::*;
     use k8s_openapi::jiff::Timestamp;
-    use podless_link::v1::{Capacity, Memory};
+    use podless_link::v1::Memory;
 
     fn now() -> Time {
         Time(Timestamp::UNIX_EPOCH)
@@ -212,7 +233,7 @@ mod tests {
             version: "0.1.0".into(),
             fingerprint: "f".into(),
             target: "t".into(),
-            capacity: Some(Capacity { instances: 1000, bounded_by: "memory".into() }),
+            capacity: Some(Capacity { instances: 1000, bounded_by: "memory".into(), services: 9_000 }),
             known: vec![],
         };
         let memory = Memory { resident_bytes: resident, unattributed_bytes: resident / 2 };
@@ -238,6 +259,8 @@ mod tests {
         assert_eq!(status.density.bytes_per_service, Some(906_000));
         assert_eq!(status.density.bytes_per_instance, Some(50_000));
         assert_eq!(status.cold_start, None, "nothing was started");
+        assert_eq!((status.capacity.instances, status.capacity.services), (1000, Some(9000)));
+        assert!(status.capacity.more.is_some_and(|more| more.contains("limits.memory")), "it says what to raise");
         assert_eq!(status.top.len(), 10);
         assert_eq!((status.top[0].name.as_str(), status.top[0].resident_bytes), ("11", 1_010_000));
         assert_eq!((status.conditions[0].type_.as_str(), status.conditions[0].status.as_str()), ("Ready", "True"));

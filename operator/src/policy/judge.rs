@@ -11,7 +11,7 @@ use std::{
 };
 
 use podless_artifact::{ImageReference, SignatureRequirement};
-use podless_crds::{Capabilities, OutboundHttp, Reason, WasmServiceSpec};
+use podless_crds::{Capabilities, Host, OutboundHttp, Reason, WasmServiceSpec};
 
 use super::{
     ceiling::{Beyond, beyond},
@@ -69,16 +69,33 @@ pub struct Judgement {
 impl Policies {
     /// Judges one service.
     pub fn judge(&self, namespace: &str, spec: &WasmServiceSpec) -> Judgement {
+        let Some(policies) = self.of(namespace) else {
+            return Judgement { unknown: true, ..Judgement::default() };
+        };
+        let mut judgement = Judgement::default();
+        policies.into_iter().for_each(|policy| policy.judge(spec, &mut judgement));
+        judgement
+    }
+
+    /// What of these hosts services of a namespace may not have, a sentence each; `None` while that is not known. Without
+    /// one of them a service serves all the same: so these are no part of its judgement.
+    pub(super) fn beyond_hosts<'a>(&self, namespace: &str, hosts: &'a [String]) -> Option<BTreeMap<&'a str, String>> {
+        let policies = self.of(namespace)?;
+        let beyond = |host: &'a String| {
+            let why = policies.iter().find_map(|policy| policy.beyond_host(host))?;
+            Some((host.as_str(), why))
+        };
+        Some(hosts.iter().filter_map(beyond).collect())
+    }
+
+    /// The policies that hold for a namespace; `None` while its labels are not known, and matter.
+    fn of(&self, namespace: &str) -> Option<Vec<&Policy>> {
         let labels = self.namespaces.get(namespace);
         if labels.is_none() && self.policies.values().any(|policy| policy.selector.is_some()) {
-            return Judgement { unknown: true, ..Judgement::default() };
+            return None;
         }
         let none = BTreeMap::new();
-        let mut judgement = Judgement::default();
-        for policy in self.policies.values().filter(|policy| policy.selects(labels.unwrap_or(&none))) {
-            policy.judge(spec, &mut judgement);
-        }
-        judgement
+        Some(self.policies.values().filter(|policy| policy.selects(labels.unwrap_or(&none))).collect())
     }
 }
 
@@ -137,6 +154,16 @@ impl Policy {
             beyond(asked, ceiling).map(|beyond| not_within(&beyond, ceiling))
         });
         logging.into_iter().chain(outbound).collect()
+    }
+
+    fn beyond_host(&self, host: &str) -> Option<String> {
+        let ceiling = self.hosts.as_ref()?;
+        let name = Host::of(host).name;
+        let within = ceiling.iter().any(|most| Host::covers(most, name));
+        let allowed = || named(ceiling.iter().map(String::as_str), "no host", "");
+        (!within).then(|| {
+            format!("WasmPolicy {:?} does not allow the host {name} (spec.hosts): it allows {}", self.name, allowed())
+        })
     }
 
     fn beyond_limits(&self, spec: &WasmServiceSpec) -> Vec<String> {

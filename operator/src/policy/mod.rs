@@ -15,7 +15,7 @@ mod status;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use podless_crds::WasmServiceSpec;
 use tokio::sync::watch;
@@ -44,6 +44,17 @@ impl PolicyStore {
         let policies = self.0.borrow().clone();
         let unknown = || Judgement { unknown: true, ..Judgement::default() };
         policies.map_or_else(unknown, |policies| policies.judge(namespace, spec))
+    }
+
+    /// What of these hosts services of a namespace may not have, a sentence each; `None` while that is not known.
+    pub fn beyond_hosts<'a>(&self, namespace: &str, hosts: &'a [String]) -> Option<BTreeMap<&'a str, String>> {
+        let policies = self.0.borrow().clone()?;
+        policies.beyond_hosts(namespace, hosts)
+    }
+
+    /// Waits until the policies, or the labels of a namespace, are others.
+    pub async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        self.0.changed().await
     }
 
     /// Waits until every policy is known: without them everything would be allowed.

@@ -30,6 +30,8 @@ pub struct Policy {
     pub(super) limits: LimitCeiling,
     /// `limits.memory` in bytes.
     pub(super) memory: Option<u64>,
+    /// Hosts that may be asked for; `None`: all.
+    pub(super) hosts: Option<Vec<String>>,
     pub(super) revoked: Arc<BTreeSet<String>>,
 }
 
@@ -65,6 +67,7 @@ impl Policy {
             capabilities: spec.capabilities.clone(),
             memory: memory.map(|memory| memory.unwrap_or(0)),
             limits: spec.limits.clone(),
+            hosts: spec.hosts.clone(),
             revoked: Arc::new(spec.revoked_digests.iter().cloned().collect()),
             name,
         };

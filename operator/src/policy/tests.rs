@@ -73,6 +73,37 @@ fn who_is_held_to_what() {
 }
 
 #[test]
+fn which_hosts_may_be_asked_for() {
+    let of = |policies: &Policies, hosts: &[&str]| {
+        let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let beyond = policies.beyond_hosts("a", &hosts)?;
+        Some(beyond.into_iter().map(|(host, why)| (host.to_owned(), why)).collect::<Vec<_>>())
+    };
+    let own = json!({"hosts": ["*.a.test", "b.test"]});
+    let one = policies(&[("p", own.clone())], &Secrets::new());
+    let allowed = ["x.a.test", "*.a.test", "y.x.a.test/path", "b.test", "b.test/path"];
+    assert_eq!(of(&one, &allowed), Some(vec![]));
+    let beyond = of(&one, &["a.test", "x.b.test/path", "*.test"]).expect("known");
+    assert_eq!(beyond.len(), 3);
+    assert_eq!(
+        beyond[2].1,
+        "WasmPolicy \"p\" does not allow the host x.b.test (spec.hosts): it allows *.a.test, b.test"
+    );
+    let both = policies(&[("p", own), ("q", json!({"hosts": ["b.test"]}))], &Secrets::new());
+    assert_eq!(of(&both, &["b.test", "x.a.test"]).expect("known").len(), 1, "one more allows no more");
+    let none = policies(&[("p", json!({"hosts": []}))], &Secrets::new());
+    assert_eq!(of(&none, &["b.test"]).expect("known").len(), 1);
+    let silent = policies(&[("p", json!({}))], &Secrets::new());
+    assert_eq!(of(&silent, &["b.test"]), Some(vec![]));
+    let selects = json!({"namespaceSelector": {"matchLabels": {"team": "a"}}, "hosts": []});
+    let selects = policies(&[("p", selects)], &Secrets::new());
+    assert!(selects.beyond_hosts("new", &[]).is_none(), "its labels are not known yet");
+    assert_eq!(selects.beyond_hosts("b", &["b.test".to_owned()]), Some(BTreeMap::new()));
+    let served = judge(json!({"hosts": []}), json!({"hosts": ["b.test"]}));
+    assert!(served.violations.is_empty(), "it serves without its hosts");
+}
+
+#[test]
 fn the_longest_prefix_counts_and_ends_with_a_part() {
     let refused = |prefixes: &[&str], image: &str| {
         let images: Vec<_> = prefixes.iter().map(|prefix| json!({"prefix": prefix})).collect();

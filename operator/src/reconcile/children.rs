@@ -42,6 +42,9 @@ pub struct Recorded {
     /// Up to this generation it was revoked: who was away lets that go when it comes.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub withdrawn: u64,
+    /// Every shim was told of it, for it has hosts; or has had some, and not all shims have heard that it has them no more.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub hosted: bool,
     /// By node.
     pub nodes: BTreeMap<String, RecordedNode>,
     /// Thousandths of a CPU that one replica requests.
@@ -55,6 +58,11 @@ pub struct Recorded {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
 fn is_zero(n: &u64) -> bool {
     *n == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 impl Recorded {
@@ -204,6 +212,7 @@ mod tests {
             since: 5,
             content: "c".into(),
             withdrawn: 0,
+            hosted: false,
             nodes: BTreeMap::from([("node-1".to_owned(), RecordedNode { replicas: 2, budget: 200 })]),
             cpu_millis: 50,
             memory: 0,

@@ -3,8 +3,9 @@
 
 use std::collections::HashMap;
 
-use podless_crds::{ColdStart, Density, Quantiles, WasmServiceStatus};
+use podless_crds::{ColdStart, Density, Quantiles, Shed, WasmServiceStatus};
 use podless_link::{
+    SHED,
     histogram::{merge, quantile},
     v1::{Histogram, Phases, ServiceReport},
 };
@@ -23,6 +24,8 @@ pub struct Measured {
     pub density: Option<Density>,
     /// Cold starts; `None` before the first.
     pub cold_start: Option<ColdStart>,
+    /// Requests that were turned away or ended, by reason.
+    pub shed: Vec<Shed>,
 }
 
 /// A microsecond count for people, by two significant digits: `850µs`, `1.2ms`, `35s`.
@@ -110,18 +113,32 @@ pub fn measure(reports: &[&ServiceReport]) -> Measured {
             instantiate: quantiles([phase(|p| p.instantiate.as_ref())]),
             first_byte: quantiles([phase(|p| p.first_byte.as_ref())]),
         }),
+        shed: shed(reports),
     }
+}
+
+/// Only reasons that there are: what comes from a node is not believed blindly. One digit, so that it is rarely news.
+fn shed(reports: &[&ServiceReport]) -> Vec<Shed> {
+    let count =
+        |reason: &str| reports.iter().filter_map(|r| r.shed.get(reason)).fold(0u64, |n, m| n.saturating_add(*m));
+    let each = SHED.into_iter().map(|reason| Shed { reason: reason.to_owned(), count: rounded(count(reason), 1) });
+    each.filter(|shed| shed.count > 0).collect()
 }
 
 impl Measured {
     /// The measured part of a status.
     pub fn of(status: &WasmServiceStatus) -> Self {
-        Self { instances: status.instances, density: status.density.clone(), cold_start: status.cold_start.clone() }
+        Self {
+            instances: status.instances,
+            density: status.density.clone(),
+            cold_start: status.cold_start.clone(),
+            shed: status.shed.clone(),
+        }
     }
 
     /// Whether this is news to somebody who knows `old`.
     pub fn moved_from(&self, old: &Self) -> bool {
-        let Self { instances, density, cold_start } = self;
+        let Self { instances, density, cold_start, shed } = self;
         let density_moved = match (density, &old.density) {
             (Some(new), Some(old)) => {
                 let Density { nodes, resident_bytes, bytes_per_instance } = new;
@@ -143,7 +160,7 @@ impl Measured {
             (None, None) => false,
             _ => true,
         };
-        *instances != old.instances || density_moved || cold_moved
+        *instances != old.instances || density_moved || cold_moved || *shed != old.shed
     }
 }
 
@@ -248,6 +265,22 @@ mod tests {
         let first = cold.first_byte.expect("first bytes");
         assert_eq!((first.p50.as_str(), first.p99.as_str()), ("200µs", "300µs"));
         assert_eq!(measure(&[]), Measured::default());
+    }
+
+    #[test]
+    fn what_was_shed_is_told_by_one_digit_and_by_the_names_that_there_are() {
+        let report = |counts: &[(&str, u64)]| ServiceReport {
+            shed: counts.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
+            ..Default::default()
+        };
+        let reports =
+            [report(&[("timeout", 31), ("busy", 0)]), report(&[("timeout", 3), ("memory", 7), ("made up", 9)])];
+        let measured = measure(&reports.each_ref());
+        let shed = |reason: &str, count| Shed { reason: reason.to_owned(), count };
+        assert_eq!(measured.shed, [shed("memory", 7), shed("timeout", 30)]);
+        let now = |timeouts| [report(&[("timeout", timeouts)]), report(&[("memory", 7)])];
+        let moved = |timeouts| measure(&now(timeouts).each_ref()).moved_from(&measured);
+        assert!(!moved(32) && moved(36));
     }
 
     #[test]

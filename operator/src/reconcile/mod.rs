@@ -9,6 +9,7 @@ pub mod demand;
 pub mod env;
 pub mod events;
 pub mod failures;
+mod hosted;
 pub mod imports;
 pub mod lanes;
 pub mod measured;
@@ -42,6 +43,7 @@ use serde_json::json;
 
 use crate::{
     build::{Builds, LAST_RETRY},
+    hosts::HostStore,
     ledger::Ledger,
     link::Hub,
     metrics::Metrics,
@@ -86,6 +88,8 @@ pub struct Context {
     pub nodes: NodeStore,
     /// What services may be.
     pub policies: PolicyStore,
+    /// What hosts services have.
+    pub hosts: HostStore,
     /// What each service has been given.
     pub ledger: Arc<Mutex<Ledger>>,
     /// The service that is to move next, to even out what nodes are given.

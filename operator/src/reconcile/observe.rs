@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     build::{BuildState, Wanted, compiler_options},
+    hosts::Hosts,
     link::content::{Assigned, Content},
     nodes::facts::AllNodes,
     policy::{Judgement, permitted},
@@ -53,6 +54,8 @@ pub struct Observed {
     pub record: Option<Recorded>,
     /// The highest generation that was taken away because it is revoked; 0 when there is none.
     pub withdrawn: u64,
+    /// What it has of the hosts that it asks for.
+    pub hosts: Hosts,
     /// What policies say of it.
     pub judgement: Judgement,
     /// What has become of its artifact.
@@ -134,6 +137,7 @@ pub async fn observe(service: Arc<WasmService>, id: &ServiceRef, context: &Conte
         slices,
         record,
         withdrawn,
+        hosts: Hosts::of(&service, context.hosts.verdict(&id.uid).as_deref()),
         judgement,
         build,
         other_targets,

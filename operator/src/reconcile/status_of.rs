@@ -11,6 +11,7 @@ use super::{
     apply::Applied,
     conditions::verdicts,
     demand::Demand,
+    hosted::hosts_accepted,
     imports,
     measured::Measured,
     observe::Observed,
@@ -39,10 +40,16 @@ pub fn status_of(o: &Observed, outcome: &Outcome<'_>, settings: &Settings, now: 
     let old = o.service.status.clone().unwrap_or_default();
     let generation = o.service.metadata.generation.unwrap_or(0);
     let mut new = old.clone();
-    for v in verdicts(&o.judgement, &o.build, &o.other_targets, outcome, &old.conditions, generation) {
+    let facts = match outcome {
+        Outcome::Applied(applied) => Some(applied.facts()),
+        Outcome::Rejected(_) => None,
+    };
+    let steps = verdicts(&o.judgement, &o.build, &o.other_targets, outcome, &old.conditions, generation);
+    for v in steps.into_iter().chain(hosts_accepted(&o.service, &o.hosts, facts)) {
         set_condition(&mut new.conditions, v.kind, v.status, v.reason, &v.message, Some(generation), now);
     }
     new.observed_generation = Some(generation);
+    new.hosts = o.hosts.accepted.clone();
     new.url = Some(format!("http://{}.{}.svc.{}", o.id.name, o.id.namespace, settings.cluster_domain));
     new.selector = Some(format!("{SERVICE_LABEL}={}", o.id.name));
     new.desired_replicas = Some(i32::try_from(o.demand.wanted()).unwrap_or(i32::MAX));
@@ -82,8 +89,8 @@ pub fn status_of(o: &Observed, outcome: &Outcome<'_>, settings: &Settings, now: 
     let news = new != old;
     // A new leader has not heard from every shim yet: what was measured stays until it is measured anew.
     if o.measured != Measured::default() && (news || o.measured.moved_from(&Measured::of(&old))) {
-        let Measured { instances, density, cold_start } = o.measured.clone();
-        (new.instances, new.density, new.cold_start) = (instances, density, cold_start);
+        let Measured { instances, density, cold_start, shed } = o.measured.clone();
+        (new.instances, new.density, new.cold_start, new.shed) = (instances, density, cold_start, shed);
     }
     (new != old).then_some(new)
 }

@@ -24,6 +24,17 @@ pub(super) fn targets<'a>(
     may_miss: bool,
     nodes: &BTreeMap<String, NodeFacts>,
 ) -> BTreeSet<Target> {
+    let mut run: BTreeSet<_> =
+        shims.filter(|(node, _)| may_be_on(service, uid, node, nodes)).map(|(_, target)| target).collect();
+    if run.is_empty() || may_miss {
+        let made = service.status.iter().flat_map(|status| &status.artifacts);
+        run.extend(made.filter_map(|made| made.target.parse::<Target>().ok()));
+    }
+    if run.is_empty() { [Target::default()].into() } else { run }
+}
+
+/// Whether a service may be on a node, room or not.
+pub(super) fn may_be_on(service: &WasmService, uid: &str, node: &str, nodes: &BTreeMap<String, NodeFacts>) -> bool {
     let spec = &service.spec;
     let ask = Ask {
         service: uid,
@@ -34,14 +45,7 @@ pub(super) fn targets<'a>(
         each: Cost::default(),
     };
     // A Node that the watch does not show is one without labels or taints.
-    let unknown = NodeFacts::default();
-    let may_be_on = |node: &str| admits(&ask, node, nodes.get(node).unwrap_or(&unknown));
-    let mut run: BTreeSet<_> = shims.filter(|(node, _)| may_be_on(node)).map(|(_, target)| target).collect();
-    if run.is_empty() || may_miss {
-        let made = service.status.iter().flat_map(|status| &status.artifacts);
-        run.extend(made.filter_map(|made| made.target.parse::<Target>().ok()));
-    }
-    if run.is_empty() { [Target::default()].into() } else { run }
+    admits(&ask, node, nodes.get(node).unwrap_or(&NodeFacts::default()))
 }
 
 /// The build of a service that this leader has not assigned yet, and one before it has: not done before there is again, or

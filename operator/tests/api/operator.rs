@@ -25,10 +25,11 @@ use podless_artifact::{
     seal::{HttpWorld, Seal, SealKey},
 };
 use podless_crds::{ConditionType, Reason, WasmNode, WasmPolicy, WasmService};
-use podless_engine::Target;
+use podless_engine::{Flavour, Target};
 use podless_link::v1::{self, ack};
 use podless_operator::{
     build::{Artifacts, Built, Code, Origin, Progress, Rejection, Wanted},
+    hosts,
     link::{auth::Identity, sessions::Next},
     metrics::Metrics,
     namespaces::Namespaces,
@@ -73,6 +74,7 @@ impl Artifacts for Pretended {
                 wasmtime: podless_engine::WASMTIME_VERSION.to_owned(),
                 target: wanted.target.to_string(),
                 http: HttpWorld::P2,
+                flavour: Flavour::P2,
                 made_at: "2026-01-31T12:00:00Z".to_owned(),
             };
             let file = tempfile::tempfile().expect("a file");
@@ -141,7 +143,7 @@ impl Operator {
         let artifacts = Arc::new(Pretended(Arc::new(key())));
         let client = rights.clone();
         let parts = Parts::new(client, namespaces, artifacts, settings, reporter, Metrics::default(), key()).await?;
-        let Parts { controller, context, writer, nodes, policies } = parts;
+        let Parts { controller, context, writer, nodes, policies, hosts } = parts;
         let mut tasks = JoinSet::new();
         let (hub, builds) = (context.hub.clone(), context.builds.clone());
         tasks.spawn(shims::follow(rights.clone(), namespace.to_owned(), hub.clone(), writer));
@@ -154,6 +156,8 @@ impl Operator {
             writer: policies,
         };
         tasks.spawn(follow.run());
+        let hosts = hosts::Follow { hub: hub.clone(), policies: context.policies.clone(), writer: hosts };
+        tasks.spawn(hosts.run());
         let (client, named) = (rights.clone(), namespaces.clone());
         let (of, making) = (hub.clone(), builds.clone());
         tasks.spawn(async move { sources::follow(client, &named, of, making).await });

@@ -8,6 +8,8 @@ use super::outbound::{Moving, Outbound};
 
 /// Most bytes of headers that the guest may hold in one set of fields.
 const FIELDS: usize = 64 << 10;
+/// Most bytes of an answer's body that are taken from the guest in one piece: what a slow client holds is a piece or two.
+const PIECE: usize = 128 << 10;
 
 /// A context with our limits.
 pub(crate) fn context() -> WasiHttpCtx {
@@ -30,6 +32,14 @@ impl WasiHttpHooks for Hooks {
             Some(outbound) => Box::new(outbound.send(request, options)),
             None => Box::new(std::future::ready(Err(Error::HttpRequestDenied))),
         }
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        PIECE
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        PIECE
     }
 
     // A client that hangs up is its own affair: said to the guest as an error, not to our log.

@@ -1,19 +1,24 @@
 //! What a guest finds around it: one file a capability. What is not granted is not linked.
 
+pub mod aside;
 mod bucket;
 mod http;
 mod lines;
 pub mod log;
 mod logging;
+pub mod memory;
 pub mod outbound;
+mod pressure;
+pub mod share;
 mod stdio;
+pub mod turns;
 
 use std::sync::Arc;
 
-use podless_engine::{MAX_PARTS, MAX_TABLE_ELEMENTS};
+use podless_engine::Flavour;
 use tokio::task::yield_now;
 use wasmtime::{
-    Engine, Store, StoreLimits, StoreLimitsBuilder, UpdateDeadline,
+    Engine, Store, UpdateDeadline,
     component::{HasData, Linker, ResourceTable},
 };
 use wasmtime_wasi::{
@@ -30,6 +35,7 @@ use wasmtime_wasi_http::{WasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use self::{
     http::Hooks,
     log::{ServiceLog, Stream},
+    memory::{Limits, ServiceMemory},
     outbound::Outbound,
     stdio::Output,
 };
@@ -47,7 +53,7 @@ pub struct Guest {
     http: WasiHttpCtx,
     hooks: Hooks,
     table: ResourceTable,
-    limits: StoreLimits,
+    limits: Limits,
     log: Arc<ServiceLog>,
 }
 
@@ -68,7 +74,9 @@ pub struct Surroundings {
     /// The environment. Its values may be secrets: never logged.
     pub env: Vec<(String, String)>,
     /// Most linear memory of one instance, in bytes.
-    pub memory: usize,
+    pub instance_memory: usize,
+    /// What all instances of the service have.
+    pub memory: Arc<ServiceMemory>,
     /// Where the service logs.
     pub log: Arc<ServiceLog>,
     /// The way to other servers, when it is granted.
@@ -77,7 +85,7 @@ pub struct Surroundings {
 
 /// A store for one fresh instance: its environment and its limits are set, nothing has run in it.
 pub fn store(engine: &Engine, surroundings: &Surroundings) -> Store<Guest> {
-    let Surroundings { env, memory, log, outbound } = surroundings;
+    let Surroundings { env, instance_memory, memory, log, outbound } = surroundings;
     let wasi = WasiCtx::builder()
         .envs(env)
         .stdout(Output::new(log.clone(), Stream::Stdout))
@@ -89,16 +97,10 @@ pub fn store(engine: &Engine, surroundings: &Surroundings) -> Store<Guest> {
         .build();
     let mut table = ResourceTable::new();
     table.set_max_capacity(HANDLES);
-    let limits = StoreLimitsBuilder::new()
-        .memory_size(*memory)
-        .instances(MAX_PARTS.instances)
-        .tables(MAX_PARTS.tables)
-        .memories(MAX_PARTS.memories)
-        .table_elements(MAX_TABLE_ELEMENTS)
-        .build();
+    let limits = Limits::new(*instance_memory, memory.clone());
     let guest = Guest { wasi, http: http::context(), hooks: Hooks(outbound.clone()), table, limits, log: log.clone() };
     let mut store = Store::new(engine, guest);
-    store.limiter(|guest| &mut guest.limits);
+    store.limiter_async(|guest| &mut guest.limits);
     store.set_hostcall_fuel(CALL_BYTES);
     // Each tick of the epoch a running guest gives its thread away: none can keep a core. Tokio's own way of yielding
     // lets every other task, and what waits on sockets, go first; Wasmtime's would only go to the end of the queue.
@@ -116,7 +118,7 @@ pub struct Granted {
     pub outbound: bool,
 }
 
-/// Everything that may be linked, once for each set of grants.
+/// Everything that may be linked on one engine, once for each set of grants.
 pub struct Linkers {
     plain: Linker<Guest>,
     logging: Linker<Guest>,
@@ -125,13 +127,17 @@ pub struct Linkers {
 }
 
 impl Linkers {
-    /// Makes the linkers.
-    pub fn new(engine: &Engine) -> wasmtime::Result<Self> {
+    /// Makes the linkers for the engine of this flavour. That of WASI 0.2 has nothing of 0.3.
+    pub fn new(engine: &Engine, flavour: Flavour) -> wasmtime::Result<Self> {
         let mut plain = Linker::new(engine);
         add_p2(&mut plain)?;
-        add_p3(&mut plain)?;
         let mut outbound = plain.clone();
-        add_outbound(&mut outbound)?;
+        add_outbound_p2(&mut outbound)?;
+        if flavour == Flavour::P3 {
+            add_p3(&mut plain)?;
+            add_p3(&mut outbound)?;
+            add_outbound_p3(&mut outbound)?;
+        }
         let (mut logging, mut both) = (plain.clone(), outbound.clone());
         logging::add(&mut logging)?;
         logging::add(&mut both)?;
@@ -209,8 +215,12 @@ fn add_p3(l: &mut Linker<Guest>) -> wasmtime::Result<()> {
     wasmtime_wasi_http::p3::bindings::http::types::add_to_linker::<_, WasiHttp>(l, Guest::http)
 }
 
-/// Requests to other servers, by WASI 0.2 and 0.3.
-fn add_outbound(l: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    wasmtime_wasi_http::p2::bindings::http::outgoing_handler::add_to_linker::<_, WasiHttp>(l, Guest::http)?;
+/// Requests to other servers, by WASI 0.2.
+fn add_outbound_p2(l: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    wasmtime_wasi_http::p2::bindings::http::outgoing_handler::add_to_linker::<_, WasiHttp>(l, Guest::http)
+}
+
+/// The same by WASI 0.3.
+fn add_outbound_p3(l: &mut Linker<Guest>) -> wasmtime::Result<()> {
     wasmtime_wasi_http::p3::bindings::http::client::add_to_linker::<_, WasiHttp>(l, Guest::http)
 }

@@ -5,7 +5,7 @@ use std::{
     io::Write,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
         mpsc,
     },
     time::Instant,
@@ -17,10 +17,13 @@ use tracing_subscriber::fmt::{
     time::{FormatTime, SystemTime},
 };
 
-use super::bucket::Bucket;
+use super::{
+    bucket::Bucket,
+    share::{Share, Shares},
+};
 
-/// Bytes of lines that may wait for stdout, all services together.
-const QUEUE_BYTES: usize = 4 << 20;
+/// Bytes of lines that may wait for stdout, all namespaces together.
+const QUEUE_BYTES: u64 = 4 << 20;
 /// What a line costs at least, so that empty lines are not free.
 const LEAST_COST: u64 = 256;
 /// Bytes of lines a second that one service may write, and how many at once.
@@ -80,28 +83,26 @@ struct Line<'a> {
     dropped: Option<u64>,
 }
 
-/// The way to stdout: a queue bounded in bytes, emptied by a thread of its own.
+/// The way to stdout: a queue bounded in bytes, of which each namespace has its share, emptied by a thread of its own.
 #[derive(Clone)]
 pub struct Lines {
-    queue: mpsc::Sender<String>,
-    queued: Arc<AtomicUsize>,
+    queue: mpsc::Sender<(String, Arc<Share>)>,
+    queued: Arc<Shares>,
     dropped: Arc<AtomicU64>,
 }
 
 impl Lines {
     /// Starts the thread that writes to `out`; it ends when every sender is gone.
     pub fn start(mut out: impl Write + Send + 'static) -> std::io::Result<Self> {
-        let (queue, lines) = mpsc::channel::<String>();
-        let queued = Arc::new(AtomicUsize::new(0));
-        let taken = queued.clone();
+        let (queue, lines) = mpsc::channel::<(String, Arc<Share>)>();
         std::thread::Builder::new().name("log".to_owned()).spawn(move || {
-            for line in lines {
+            for (line, share) in lines {
                 // Nothing can be done about a stdout that is gone; the lines are lost as they would be there.
                 let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
-                taken.fetch_sub(line.len(), Relaxed);
+                share.give_back(line.len() as u64);
             }
         })?;
-        Ok(Self { queue, queued, dropped: Arc::default() })
+        Ok(Self { queue, queued: Arc::new(Shares::new(QUEUE_BYTES)), dropped: Arc::default() })
     }
 
     /// Lines lost since the start, all services together.
@@ -109,19 +110,24 @@ impl Lines {
         self.dropped.load(Relaxed)
     }
 
-    fn push(&self, line: String) -> bool {
-        let length = line.len();
-        if self.queued.fetch_add(length, Relaxed) + length > QUEUE_BYTES || self.queue.send(line).is_err() {
-            self.queued.fetch_sub(length, Relaxed);
+    fn push(&self, line: String, share: &Arc<Share>) -> bool {
+        let length = line.len() as u64;
+        if !share.take(length) {
             return false;
         }
-        true
+        let sent = self.queue.send((line, share.clone())).is_ok();
+        if !sent {
+            share.give_back(length);
+        }
+        sent
     }
 }
 
 /// What one service writes through.
 pub struct ServiceLog {
     lines: Lines,
+    /// Of its namespace.
+    share: Arc<Share>,
     namespace: String,
     service: String,
     bucket: Mutex<Bucket>,
@@ -133,6 +139,7 @@ impl ServiceLog {
     /// A service's share of the log.
     pub fn new(lines: Lines, namespace: &str, service: &str) -> Self {
         Self {
+            share: lines.queued.of(namespace),
             lines,
             namespace: namespace.to_owned(),
             service: service.to_owned(),
@@ -163,7 +170,7 @@ impl ServiceLog {
         };
         serde_json::to_string(&line).is_ok_and(|mut text| {
             text.push('\n');
-            self.lines.push(text)
+            self.lines.push(text, &self.share)
         })
     }
 }
@@ -203,6 +210,37 @@ mod tests {
             assert_eq!(line[key], want, "{key}");
         }
         assert!(line.get("dropped").is_none() && line.get("truncated").is_none());
+    }
+
+    /// Of a stdout that is stuck.
+    struct Stuck(mpsc::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_namespace_that_floods_leaves_room_in_the_queue() {
+        let (unstick, stuck) = mpsc::channel();
+        let lines = Lines::start(Stuck(stuck)).expect("a thread");
+        let quiet = ServiceLog::new(lines.clone(), "quiet", "one");
+        // Each may write a burst; all of them together far more than the queue has.
+        for n in 0..20 {
+            let loud = ServiceLog::new(lines.clone(), "loud", &n.to_string());
+            (0..4000).for_each(|_| loud.write(Message::new(Stream::Stdout, "x")));
+        }
+        let dropped = lines.dropped();
+        assert!(dropped > 1000 && lines.queued.held() > QUEUE_BYTES / 2, "{dropped} dropped");
+        quiet.write(Message::new(Stream::Stdout, "here"));
+        assert_eq!(lines.dropped(), dropped, "the other namespace's line has room");
+        drop(unstick);
     }
 
     #[test]

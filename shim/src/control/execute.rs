@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use podless_host::{log::ServiceLog, outbound::ServiceGate};
+use podless_host::{log::ServiceLog, memory::ServiceMemory, outbound::ServiceGate};
 use podless_link::v1::{self, ack::Outcome, from_shim};
 use tokio::time;
 
@@ -36,32 +36,53 @@ const OLD_PORT: Duration = Duration::from_secs(30);
 const MEASURING: u32 = 20;
 
 impl Control {
-    pub(super) fn load(&mut self, uid: &str) {
-        let Some(order) = self.wanted.get(uid).cloned() else { return };
-        let entry = self.entries.entry(uid.to_owned()).or_insert_with(|| {
+    /// What there is of a service, from now on at the latest.
+    pub(super) fn entry(&mut self, order: &Order) -> &mut Entry {
+        let uid = &order.identity.uid;
+        self.entries.entry(uid.clone()).or_insert_with(|| {
             let (stats, identity) = (Arc::<Stats>::default(), &order.identity);
-            self.config.shared.services().insert(uid.to_owned(), (identity.clone(), stats.clone()));
+            self.config.shared.services().insert(uid.clone(), (identity.clone(), stats.clone()));
             let log = ServiceLog::new(self.config.lines.clone(), &identity.namespace, &identity.name);
-            let gate = ServiceGate::new(Arc::new(log), stats.outbound.clone());
+            let node = &self.config.node;
+            let memory = ServiceMemory::new(node.memory.clone(), &identity.namespace, stats.memory.clone());
+            let gate = ServiceGate::new(
+                &node.outbound,
+                &identity.namespace,
+                Arc::new(log),
+                Arc::new(memory),
+                stats.outbound.clone(),
+            );
             Entry {
                 serving: None,
+                seat: Arc::default(),
                 work: Work::Idle,
                 stats,
                 budget: Budget::new(order.budget),
+                instances: node.instances.of(&identity.namespace),
                 gate: Arc::new(gate),
                 demand: Demand::new(Instant::now()),
                 pause: RETRY,
                 bytes_per_instance: 0,
             }
-        });
+        })
+    }
+
+    pub(super) fn load(&mut self, uid: &str) {
+        let Some(order) = self.wanted.get(uid).cloned() else { return };
+        let entry = self.entry(&order);
         entry.work = Work::Loading;
+        let gate = entry.gate.clone();
+        let woken = entry.serving.as_ref().filter(|serving| serving.restored).and_then(Serving::parked).cloned();
+        // What is kept has been acknowledged once.
+        let started = entry.serving.as_ref().is_some_and(|serving| serving.order.starts_as(&order));
+        let started = started || !self.restored;
         self.busy += 1;
         let (shop, client, loading) = (self.shop.clone(), self.client.clone(), self.loading.clone());
-        let gate = entry.gate.clone();
-        // What is kept has been acknowledged once.
-        let started = !self.restored || entry.serving.as_ref().is_some_and(|serving| serving.order.starts_as(&order));
         self.jobs.spawn(async move {
             let _turn = loading.acquire().await;
+            if woken.is_some_and(|parked| parked.is_loaded()) {
+                return Done::Prepared(order, Box::new(Ok(Prepared::Woken)));
+            }
             let prepared = prepare(shop, order.clone(), client, gate, started).await;
             Done::Prepared(order, Box::new(prepared))
         });
@@ -72,6 +93,9 @@ impl Control {
             Done::Prepared(order, prepared) => self.on_prepared(order, *prepared),
             Done::Woken(wake, linked) => self.on_woken(wake, *linked),
             Done::Lingered { port, tenure, drain, withdrawn } => {
+                if let Some((uid, generation)) = &withdrawn {
+                    self.hosts.gone(uid, *generation);
+                }
                 let listener = self.ports.take(port, tenure);
                 let deadline = time::Instant::now() + drain;
                 match (listener, withdrawn) {
@@ -86,6 +110,7 @@ impl Control {
             }
             Done::Withdrawn(uid, generation) => {
                 self.unused = true;
+                self.hosts.gone(&uid, generation);
                 // It may have come back and been withdrawn again: then it is gone with the last withdrawal.
                 if self.withdrawn.get(&uid).is_none_or(|(last, _)| *last != generation) {
                     return;
@@ -136,6 +161,7 @@ impl Control {
                     entry.work = Work::Failed { generation, retry: passes.then(|| Instant::now() + entry.pause) };
                     entry.pause = (entry.pause * 2).min(LONGEST_RETRY);
                 }
+                self.unanswer(&uid);
                 self.fail(uid, generation, reason, message);
             }
         }
@@ -143,13 +169,23 @@ impl Control {
 
     /// Swaps the route to a new generation.
     fn install(&mut self, order: Arc<Order>, prepared: Prepared) -> Result<(), PortError> {
-        let Some(entry) = self.entries.get(&order.identity.uid) else { return Ok(()) };
+        let Some(entry) = self.entries.get_mut(&order.identity.uid) else { return Ok(()) };
+        if let (Prepared::Parked | Prepared::Woken, Some(serving)) = (&prepared, &mut entry.serving)
+            && serving.restored
+            && serving.order.generation == order.generation
+        {
+            // It answers since the restart, and a request may have had it loaded by now.
+            serving.restored = false;
+            entry.pause = RETRY;
+            return Ok(());
+        }
         let (stats, gate) = (entry.stats.clone(), entry.gate.clone());
         let (handler, code) = match prepared {
             Prepared::Stopped => (Handler::Stopped, None),
-            Prepared::Parked => (self.parked(order.clone(), gate, stats), None),
+            Prepared::Parked | Prepared::Woken => (self.parked(order.clone(), gate, stats), None),
             Prepared::Resident(linked) => {
-                let (resident, code) = self.resident(linked, stats);
+                let (resident, code) = self.resident(linked, stats, &order.identity.namespace);
+                self.mapped = true;
                 (Handler::Resident(resident), Some(code))
             }
         };
@@ -187,24 +223,43 @@ impl Control {
             identity: order.identity.clone(),
             timeout: order.timeout,
             budget: entry.budget.clone(),
+            instances: entry.instances.clone(),
             stats: entry.stats.clone(),
             log: entry.gate.log.clone(),
             handler,
         });
         self.ports.serve(order.port, service.clone())?;
-        Ok(entry.serving.replace(Serving { order: order.clone(), code, service }))
+        entry.seat.store(Some(service.clone()));
+        let old = entry.serving.replace(Serving { order: order.clone(), code, service, restored: false });
+        let had = old.as_ref().and_then(|old| old.order.hosted.as_ref());
+        self.hosts.serve(had, order.hosted.as_ref(), &entry.seat);
+        Ok(old)
+    }
+
+    /// What answers since a restart and cannot be loaded: its port closes, so that clients try another node.
+    fn unanswer(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let Some(Serving { order, .. }) = entry.serving.take_if(|s| s.restored && s.code.is_none()) else { return };
+        entry.seat.store(None);
+        self.hosts.serve(order.hosted.as_ref(), None, &entry.seat);
+        if let Some(listener) = self.ports.linger(order.port).and_then(|tenure| self.ports.take(order.port, tenure)) {
+            tokio::spawn(listener.close(time::Instant::now() + order.timeout));
+        }
     }
 
     /// Keeps what serves for a restart. It serves without that too: a restart that finds no operator would miss it.
     pub(super) fn keep(&mut self, uid: &str) {
         let Some(serving) = self.entries.get(uid).and_then(|entry| entry.serving.as_ref()) else { return };
-        if let Err(error) = self.state.keep(uid, &serving.order.received) {
+        let Some(received) = serving.order.received.get() else { return };
+        if let Err(error) = self.state.keep(uid, &received) {
             // Said by a metric for as long as it lasts; each second would flood the log.
             if self.config.shared.unkept.load(Relaxed) == 0 {
                 tracing::error!(%error, uid, "assignments cannot be kept for a restart: look at the shim's volume `state`");
             }
             self.unkept.insert(uid.to_owned());
             self.config.shared.unkept.store(self.unkept.len() as u64, Relaxed);
+        } else {
+            serving.order.received.forget();
         }
     }
 
@@ -219,6 +274,9 @@ impl Control {
         let tenure = entry.serving.as_ref().and_then(|serving| self.ports.linger(serving.order.port));
         if let Some(serving) = &entry.serving {
             self.lingering.insert(uid.clone(), serving.order.clone());
+            if let Some(hosted) = &serving.order.hosted {
+                self.hosts.leave(generation, hosted, entry.seat.clone());
+            }
         }
         self.jobs.spawn(async move {
             let (Some(serving), Some(tenure)) = (entry.serving, tenure) else {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{link::Client, store::Store, verify::Order};
+use super::{link::Client, state::StateDir, store::Store, verify::Order};
 
 /// Bytes in one piece.
 const PIECE: usize = 256 << 10;
@@ -20,12 +20,18 @@ const PIECE: usize = 256 << 10;
 const AHEAD: usize = 2;
 
 /// Answers. Without an order, or where the artifact does not lie here with the note of one, there is nothing to give.
-pub(super) async fn give(mut client: Client, store: &Store, id: u64, orders: Vec<Arc<Order>>) -> Result<(), Status> {
+pub(super) async fn give(
+    mut client: Client,
+    store: Store,
+    state: StateDir,
+    id: u64,
+    orders: Vec<Arc<Order>>,
+) -> Result<(), Status> {
     let (to, pieces) = mpsc::channel(AHEAD);
-    let store = store.clone();
     let reading = tokio::task::spawn_blocking(move || {
         let with_note = |order: &Arc<Order>| store.with_note(&order.seal, &order.note_sha256);
-        let found = orders.iter().find_map(|order| Some((with_note(order)?, order.received.clone())));
+        let received = |order: &Order| order.received.get().or_else(|| state.one(&order.identity.uid));
+        let found = orders.iter().find_map(|order| Some((with_note(order)?, received(order)?)));
         let Some(((note, code), assign)) = found else {
             let _ = to.blocking_send(Given { id, ..Given::default() });
             return Ok(());

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     os::fd::AsRawFd,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use wasmtime::{Engine, component::Component};
@@ -17,38 +17,59 @@ pub(crate) struct Code {
     pub(crate) component: Component,
     /// Its file: the name of its mappings in `/proc/self/maps`.
     pub(crate) path: PathBuf,
-    // Open for as long as the code is mapped, so that what was verified can be told from what has its name.
-    _verified: Verified,
 }
 
-/// The code that is mapped now, by the hash of its file.
+/// Where code is while it is mapped.
+type Place = Arc<Mutex<Weak<Code>>>;
+
+/// The code that is mapped now, by the hash of its file. Each has a lock of its own: what is mapped at once is mapped on
+/// as many cores, and the same once.
 #[derive(Clone, Default)]
-pub(crate) struct Loaded(Arc<Mutex<HashMap<String, Weak<Code>>>>);
+pub(crate) struct Loaded(Arc<Mutex<HashMap<String, Place>>>);
 
 impl Loaded {
     /// The code with this hash, when a service runs it.
     pub(crate) fn get(&self, sha256: &str) -> Option<Arc<Code>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(sha256)?.upgrade()
+        let place = locked(&self.0).get(sha256)?.clone();
+        // Whoever maps it at this moment is not waited for here.
+        place.try_lock().ok()?.upgrade()
     }
 
-    /// The hashes of what is mapped: while a service lingers, its code is still there for the next one that has it.
+    /// The hashes of what is mapped, or being mapped: while a service lingers, its code is still there for the next one
+    /// that has it.
     pub(crate) fn hashes(&self) -> Vec<String> {
-        let loaded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        loaded.iter().filter(|(_, code)| code.strong_count() > 0).map(|(sha256, _)| sha256.clone()).collect()
+        locked(&self.0).iter().filter(|(_, place)| is_used(place)).map(|(sha256, _)| sha256.clone()).collect()
     }
 
-    /// Maps verified machine code, unless another service did meanwhile.
-    pub(crate) fn load(&self, engine: &Engine, sha256: &str, verified: Verified) -> wasmtime::Result<Arc<Code>> {
-        let mut loaded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(code) = loaded.get(sha256).and_then(Weak::upgrade) {
+    /// Maps verified machine code, unless another service did meanwhile. Waits for whoever maps the same.
+    pub(crate) fn load(&self, engine: &Engine, sha256: &str, verified: &Verified) -> wasmtime::Result<Arc<Code>> {
+        let place = self.place(sha256);
+        let mut place = locked(&place);
+        if let Some(code) = place.upgrade() {
             return Ok(code);
         }
-        let component = map(engine, &verified)?;
-        let code = Arc::new(Code { component, path: verified.path().to_owned(), _verified: verified });
-        loaded.retain(|_, code| code.strong_count() > 0);
-        loaded.insert(sha256.to_owned(), Arc::downgrade(&code));
+        let code = Arc::new(Code { component: map(engine, verified)?, path: verified.path().to_owned() });
+        *place = Arc::downgrade(&code);
         Ok(code)
     }
+
+    fn place(&self, sha256: &str) -> Place {
+        let mut all = locked(&self.0);
+        // Before it would grow, and not each time: thousands may be loaded one after another.
+        if all.len() == all.capacity() {
+            all.retain(|_, place| is_used(place));
+        }
+        all.entry(sha256.to_owned()).or_default().clone()
+    }
+}
+
+/// Whether code is mapped there, or somebody is about to.
+fn is_used(place: &Arc<Mutex<Weak<Code>>>) -> bool {
+    Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|code| code.strong_count() > 0)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[expect(unsafe_code, reason = "Wasmtime cannot know that these bytes are its own compiler's")]

@@ -7,6 +7,7 @@ pub(crate) mod doors;
 mod execute;
 mod fetch;
 mod give;
+mod hosts;
 pub(crate) mod link;
 mod load;
 mod looked;
@@ -15,6 +16,7 @@ mod ports;
 mod prepare;
 mod probe;
 mod report;
+mod residency;
 mod resident;
 mod restore;
 mod state;
@@ -33,8 +35,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use podless_engine::Target;
-use podless_host::{Linkers, log::Lines, outbound::ServiceGate};
+use podless_host::{log::Lines, outbound::ServiceGate, turns::Way};
 use podless_link::v1;
 use tokio::{
     runtime::Handle,
@@ -42,12 +45,12 @@ use tokio::{
     task::JoinSet,
     time,
 };
-use wasmtime::Engine;
 
 use self::{
     demand::Demand,
     diff::{Have, Step, Work, diff},
     doors::Doors,
+    hosts::Hosts,
     link::{Client, LinkEvent},
     load::{Code, Loaded},
     ports::{Ports, Tenure},
@@ -59,9 +62,12 @@ use self::{
     wake::Wake,
 };
 use crate::{
+    engine::Engines,
+    node::Room,
     serve::{
         Node,
         budget::Budget,
+        hosts::Seat,
         parked::Parked,
         service::{self, Handler, Service},
         stats::Stats,
@@ -69,10 +75,6 @@ use crate::{
     shared::Shared,
 };
 
-/// Generations that are loaded at once.
-const LOADING: usize = 4;
-/// Parked services that are loaded at once: requests wait for these, so they have turns of their own.
-const WAKING: usize = 8;
 /// Other shims that are probed at once.
 const PROBING: usize = 32;
 /// Artifacts that are given back at once: nobody waits for them here.
@@ -92,14 +94,18 @@ pub(crate) struct ControlConfig {
     pub(crate) data_dir: PathBuf,
     /// Where assignments lie; nowhere when nobody is going to restart.
     pub(crate) state_dir: Option<PathBuf>,
+    /// The port of all services that have hosts, if there is to be one.
+    pub(crate) shared_port: Option<u16>,
     /// The admin port of every shim; none where there are no others.
     pub(crate) admin_port: Option<u16>,
     /// Time without a request after which a service that a request has woken is parked again.
     pub(crate) park_after: Duration,
     /// What fits.
     pub(crate) capacity: v1::Capacity,
-    /// The engine.
-    pub(crate) engine: Engine,
+    /// How much code may be mapped.
+    pub(crate) room: Room,
+    /// The engines.
+    pub(crate) engines: Arc<Engines>,
     /// What machine code it runs.
     pub(crate) target: Target,
     /// The node.
@@ -115,9 +121,12 @@ pub(crate) struct ControlConfig {
 /// One service.
 struct Entry {
     serving: Option<Serving>,
+    /// Where the shared port finds it.
+    seat: Arc<Seat>,
     work: Work,
     stats: Arc<Stats>,
     budget: Arc<Budget>,
+    instances: Arc<Way>,
     gate: Arc<ServiceGate>,
     demand: Demand,
     /// Pause before the next attempt, when the last one failed.
@@ -126,12 +135,21 @@ struct Entry {
     bytes_per_instance: u64,
 }
 
+impl Entry {
+    /// What answers, once it was looked at.
+    fn proven(&self) -> Option<&Serving> {
+        self.serving.as_ref().filter(|serving| !serving.restored)
+    }
+}
+
 /// The generation that answers.
 struct Serving {
     order: Arc<Order>,
     /// Nothing is loaded of what is stopped, or parked.
     code: Option<Arc<Code>>,
     service: Arc<Service>,
+    /// It answers since a restart and was not looked at: only who asks for it has it loaded before its turn comes.
+    restored: bool,
 }
 
 impl Serving {
@@ -172,8 +190,11 @@ struct Control {
     /// What was withdrawn and lingers: a request may still wake it.
     lingering: HashMap<String, Arc<Order>>,
     ports: Ports,
+    hosts: Hosts<Seat>,
     jobs: JoinSet<Done>,
+    /// Turns to load a generation: as many at once as there are cores.
     loading: Arc<Semaphore>,
+    /// Turns to load what a request waits for: twice as many, because some wait for the disk.
     waking: Arc<Semaphore>,
     wakes: mpsc::UnboundedSender<Wake>,
     probing: Arc<Semaphore>,
@@ -184,6 +205,8 @@ struct Control {
     busy: usize,
     /// Something was learned since the last look at what there is to do.
     changed: bool,
+    /// Code was mapped since the last look at how much there is.
+    mapped: bool,
     /// Something is run no more since the last sweep.
     unused: bool,
     restored: bool,
@@ -257,14 +280,20 @@ async fn join(jobs: &mut JoinSet<Done>) -> Option<Done> {
 
 impl Control {
     fn new(config: ControlConfig, doors: Box<dyn Doors>, wakes: mpsc::UnboundedSender<Wake>) -> anyhow::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shop = Workshop {
-            engine: config.engine.clone(),
-            linkers: Arc::new(Linkers::new(&config.engine).map_err(|error| anyhow::anyhow!("{error:#}"))?),
+            engines: config.engines.clone(),
             store: Store::open(&config.data_dir),
             loaded: Loaded::default(),
             serve: config.serve.clone(),
             outbound: config.node.outbound.clone(),
         };
+        let mut ports = Ports::new(doors, config.node.clone(), config.serve.clone());
+        config
+            .shared_port
+            .map(|port| ports.hold_shared(port))
+            .transpose()
+            .context("the shared port cannot be opened")?;
         Ok(Self {
             shop,
             state: StateDir::open(config.state_dir.as_deref()),
@@ -273,10 +302,11 @@ impl Control {
             entries: BTreeMap::new(),
             withdrawn: HashMap::new(),
             lingering: HashMap::new(),
-            ports: Ports::new(doors, config.node.clone(), config.serve.clone()),
+            ports,
+            hosts: Hosts::default(),
             jobs: JoinSet::new(),
-            loading: Arc::new(Semaphore::new(LOADING)),
-            waking: Arc::new(Semaphore::new(WAKING)),
+            loading: Arc::new(Semaphore::new(cores)),
+            waking: Arc::new(Semaphore::new(2 * cores)),
             wakes,
             probing: Arc::new(Semaphore::new(PROBING)),
             giving: Arc::new(Semaphore::new(GIVING)),
@@ -284,6 +314,7 @@ impl Control {
             outbox: None,
             busy: 0,
             changed: false,
+            mapped: false,
             unused: false,
             restored: false,
             synced: false,
@@ -296,7 +327,7 @@ impl Control {
 
     fn on_second(&mut self) {
         // What failed is tried again when its time has come.
-        self.changed = true;
+        self.changed |= self.entries.values().any(|entry| matches!(entry.work, Work::Failed { .. }));
         if std::mem::take(&mut self.unused) {
             self.sweep();
         }
@@ -334,8 +365,10 @@ impl Control {
         if std::mem::take(&mut self.changed) {
             let wanted = self.wanted.iter().map(|(uid, order)| (uid.as_str(), order.generation)).collect();
             let have = self.entries.iter().map(|(uid, entry)| {
-                let serving = entry.serving.as_ref().map(|serving| serving.order.generation);
-                (uid.as_str(), Have { serving, work: entry.work })
+                (
+                    uid.as_str(),
+                    Have { serving: entry.proven().map(|serving| serving.order.generation), work: entry.work },
+                )
             });
             for step in diff(&wanted, &have.collect(), Instant::now()) {
                 match step {
@@ -344,6 +377,9 @@ impl Control {
                 }
             }
         }
+        if std::mem::take(&mut self.mapped) {
+            self.make_room(Instant::now());
+        }
         if self.busy > 0 {
             return;
         }
@@ -351,7 +387,7 @@ impl Control {
             self.restored = true;
             self.ports.settled();
             // What could be served again is: the shim has something to be ready for.
-            let any = self.entries.values().any(|entry| entry.serving.is_some());
+            let any = self.entries.values().any(|entry| entry.proven().is_some());
             self.config.shared.ready.store(any, Relaxed);
         }
         if self.synced && !self.config.shared.ready.swap(true, Relaxed) {

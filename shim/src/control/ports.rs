@@ -1,13 +1,18 @@
 //! The open ports and whose they are. A port that a withdrawn service still lingers on is handed to the next service
 //! without being closed.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{collections::HashMap, io, net::TcpListener, sync::Arc};
 
 use rustix::process::Pid;
 use tokio::runtime::Handle;
 
 use super::doors::Doors;
-use crate::serve::{Node, Route, listen::Listener, service::Service};
+use crate::serve::{
+    Node, Route,
+    hosts::{HostTable, Seat},
+    listen::Listener,
+    service::{Identity, Service},
+};
 
 /// One tenure of a port: a later one ends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +20,7 @@ pub(crate) struct Tenure(u64);
 
 struct Port {
     listener: Listener,
-    owner: String,
+    owner: Arc<Identity>,
     lingering: bool,
     tenure: Tenure,
 }
@@ -23,10 +28,18 @@ struct Port {
 /// Every open port.
 pub(crate) struct Ports {
     open: HashMap<u16, Port>,
+    shared: Option<Shared>,
     doors: Box<dyn Doors>,
     node: Arc<Node>,
     serve: Handle,
     tenures: u64,
+}
+
+/// The port of all services that have hosts.
+enum Shared {
+    /// Who comes waits until what there was before a restart is there again.
+    Held(TcpListener),
+    Open(Listener),
 }
 
 /// Why a service cannot have its port.
@@ -43,14 +56,30 @@ pub(crate) enum PortError {
 impl Ports {
     /// No ports yet; they will be served on this runtime.
     pub(crate) fn new(doors: Box<dyn Doors>, node: Arc<Node>, serve: Handle) -> Self {
-        Self { open: HashMap::new(), doors, node, serve, tenures: 0 }
+        Self { open: HashMap::new(), shared: None, doors, node, serve, tenures: 0 }
+    }
+
+    /// Holds the shared port: nobody is answered there yet.
+    pub(crate) fn hold_shared(&mut self, number: u16) -> io::Result<()> {
+        self.shared = Some(Shared::Held(self.doors.open(number)?));
+        Ok(())
+    }
+
+    /// Answers on the shared port by this table, if it is held.
+    pub(crate) fn open_shared(&mut self, hosts: Arc<HostTable<Seat>>) -> io::Result<()> {
+        if let Some(Shared::Held(socket)) = self.shared.take() {
+            let _serving = self.serve.enter();
+            self.shared =
+                Some(Shared::Open(Listener::open(socket, Arc::new(Route::shared(hosts)), self.node.clone())?));
+        }
+        Ok(())
     }
 
     /// Serves a service on its port: from now on each request there gets this generation.
     pub(crate) fn serve(&mut self, number: u16, service: Arc<Service>) -> Result<(), PortError> {
-        let owner = service.identity.uid.clone();
+        let owner = service.identity.clone();
         if let Some(port) = self.open.get_mut(&number) {
-            if port.owner != owner && !port.lingering {
+            if port.owner.uid != owner.uid && !port.lingering {
                 return Err(PortError::Taken(number));
             }
             port.listener.route.swap(Some(service));
@@ -98,7 +127,11 @@ impl Ports {
     /// Takes out every port.
     pub(crate) fn take_all(&mut self) -> Vec<Listener> {
         self.open.keys().for_each(|number| self.doors.close(*number));
-        self.open.drain().map(|(_, port)| port.listener).collect()
+        let shared = self.shared.take().and_then(|shared| match shared {
+            Shared::Open(listener) => Some(listener),
+            Shared::Held(_) => None,
+        });
+        self.open.drain().map(|(_, port)| port.listener).chain(shared).collect()
     }
 
     /// What was served before a restart is served again, as far as it can be.

@@ -8,12 +8,13 @@ use std::{
 };
 
 use podless_artifact::seal::HttpWorld;
+use podless_engine::Flavour;
 use podless_host::{
-    Granted, Linkers, Surroundings,
+    Granted, Surroundings,
     outbound::{NodeGate, Outbound, ServiceGate},
 };
 use tokio::{runtime::Handle, time::timeout};
-use wasmtime::{Engine, PoolConcurrencyLimitError, error::Context as _};
+use wasmtime::{PoolConcurrencyLimitError, error::Context as _};
 use wasmtime_wasi_http::{handler::ProxyPre, p2, p3};
 
 use super::{
@@ -23,7 +24,10 @@ use super::{
     store::{Store, StoreError, Verified},
     verify::Order,
 };
-use crate::serve::instance::Mould;
+use crate::{
+    engine::Engines,
+    serve::instance::{Component, Mould, policy::Policy},
+};
 
 /// Longest time that a component may take to start when it is tried.
 const START: Duration = Duration::from_secs(10);
@@ -31,10 +35,8 @@ const START: Duration = Duration::from_secs(10);
 /// What preparing takes from.
 #[derive(Clone)]
 pub(crate) struct Workshop {
-    /// The engine.
-    pub(crate) engine: Engine,
-    /// What may be linked.
-    pub(crate) linkers: Arc<Linkers>,
+    /// The engines, and what may be linked.
+    pub(crate) engines: Arc<Engines>,
     /// Artifacts on disk.
     pub(crate) store: Store,
     /// Artifacts in memory.
@@ -51,6 +53,8 @@ pub(crate) enum Prepared {
     Stopped,
     /// The artifact is on disk.
     Parked,
+    /// A request has had it loaded before its turn came.
+    Woken,
     /// Code that can be served.
     Resident(Linked),
 }
@@ -154,38 +158,55 @@ async fn try_start(shop: &Workshop, mould: Arc<Mould>, limit: Duration) -> Resul
     }
 }
 
-/// Maps and links the code of an order, which is fetched when it is not on disk.
+/// Maps and links the code of an order, which is fetched when it is not on disk. Reading, mapping and linking wait for the
+/// disk, or compute: on threads that give way to those that serve.
 pub(crate) async fn linked(
     shop: &Workshop,
     order: &Arc<Order>,
     client: Option<Client>,
     gate: Arc<ServiceGate>,
 ) -> Result<Linked, PrepareError> {
-    let sha256 = &order.seal.code_sha256;
-    if let Some(code) = shop.loaded.get(sha256) {
-        return link(shop, order, gate, code, [None, None]);
+    let here = {
+        let (shop, order, gate) = (shop.clone(), order.clone(), gate.clone());
+        tokio::task::spawn_blocking(move || from_disk(&shop, &order, gate))
+    };
+    if let Some(linked) = here.await?? {
+        return Ok(linked);
     }
     let started = Instant::now();
-    let verified = match find(shop, order).await? {
-        Some(verified) => verified,
-        None => fetch(client, &shop.store, &order.seal).await?,
-    };
+    let verified = fetch(client, &shop.store, &order.seal).await?;
     let fetched = started.elapsed();
-    // Mapping waits for the disk: not on the control loop's thread.
-    let mapping = {
-        let (shop, sha256) = (shop.clone(), sha256.clone());
-        tokio::task::spawn_blocking(move || {
-            let started = Instant::now();
-            shop.loaded.load(&shop.engine, &sha256, verified).map(|code| (code, started.elapsed()))
-        })
-    };
-    let (code, load) = mapping.await?.map_err(|error| PrepareError::Load(format!("{error:#}")))?;
-    link(shop, order, gate, code, [Some(fetched), Some(load)])
+    let (shop, order) = (shop.clone(), order.clone());
+    tokio::task::spawn_blocking(move || map(&shop, &order, gate, &verified, fetched)).await?
 }
 
-async fn find(shop: &Workshop, order: &Arc<Order>) -> Result<Option<Verified>, PrepareError> {
-    let (store, order) = (shop.store.clone(), order.clone());
-    Ok(tokio::task::spawn_blocking(move || store.find(&order.seal)).await?)
+fn from_disk(shop: &Workshop, order: &Order, gate: Arc<ServiceGate>) -> Result<Option<Linked>, PrepareError> {
+    if let Some(code) = shop.loaded.get(&order.seal.code_sha256) {
+        return link(shop, order, gate, code, [None, None]).map(Some);
+    }
+    let started = Instant::now();
+    let Some(verified) = shop.store.find(&order.seal) else { return Ok(None) };
+    map(shop, order, gate, &verified, started.elapsed()).map(Some)
+}
+
+fn map(
+    shop: &Workshop,
+    order: &Order,
+    gate: Arc<ServiceGate>,
+    verified: &Verified,
+    fetched: Duration,
+) -> Result<Linked, PrepareError> {
+    let started = Instant::now();
+    let engine = &shop.engines.of(order.seal.flavour).engine;
+    let code = shop.loaded.load(engine, &order.seal.code_sha256, verified);
+    let code = code.map_err(|error| PrepareError::Load(format!("{error:#}")))?;
+    link(shop, order, gate, code, [Some(fetched), Some(started.elapsed())])
+}
+
+/// How many of the pool's instances' parts an instance takes: it has a memory and four tables for each.
+fn places(component: &wasmtime::component::Component) -> u64 {
+    let parts = component.resources_required();
+    parts.map_or(1, |parts| u64::from(parts.num_memories.max(parts.num_tables.div_ceil(4)).max(1)))
 }
 
 fn link(
@@ -196,27 +217,31 @@ fn link(
     [fetch, load]: [Option<Duration>; 2],
 ) -> Result<Linked, PrepareError> {
     let started = Instant::now();
-    let component = shop
+    let runner = shop.engines.of(order.seal.flavour);
+    let component = runner
         .linkers
         .granted(Granted { logging: order.logging, outbound: order.outbound.is_some() })
         .instantiate_pre(&code.component)
         .and_then(|component| {
-            Ok(match order.seal.http {
-                HttpWorld::P2 => ProxyPre::P2(p2::bindings::ProxyPre::new(component)?),
-                HttpWorld::P3 => ProxyPre::P3(p3::bindings::ServicePre::new(component)?),
+            Ok(match (order.seal.flavour, order.seal.http) {
+                (Flavour::P2, _) => Component::P2(p2::bindings::ProxyPre::new(component)?),
+                (Flavour::P3, HttpWorld::P2) => Component::P3(ProxyPre::P2(p2::bindings::ProxyPre::new(component)?)),
+                (Flavour::P3, HttpWorld::P3) => Component::P3(ProxyPre::P3(p3::bindings::ServicePre::new(component)?)),
             })
         })
         .map_err(|error| PrepareError::Link(format!("{error:#}")))?;
     let link = started.elapsed();
-    let log = gate.log.clone();
+    let (log, memory) = (gate.log.clone(), gate.memory.clone());
     let outbound = order
         .outbound
         .clone()
         .map(|grant| Arc::new(Outbound { grant, limit: order.timeout, service: gate, node: shop.outbound.clone() }));
     let mould = Arc::new(Mould {
-        engine: shop.engine.clone(),
+        engine: runner.engine.clone(),
         component,
-        surroundings: Surroundings { env: order.env.clone(), memory: order.memory, log, outbound },
+        surroundings: Surroundings { env: order.env.clone(), instance_memory: order.memory, memory, log, outbound },
+        places: places(&code.component),
+        policy: Policy::new(order.asked, order.seal.http),
         count_cpu: order.count_cpu,
     });
     Ok(Linked { mould, code, fetch, load, link })

@@ -32,16 +32,17 @@ pub(super) fn compose<'a>(
             let stats = &entry.stats;
             v1::ServiceReport {
                 service_uid: uid.clone(),
-                generation: entry.serving.as_ref().map_or(0, |serving| serving.order.generation),
+                generation: entry.proven().map_or(0, |serving| serving.order.generation),
                 resident_bytes: share.bytes() / sharers.get(&file).copied().unwrap_or(1),
                 bytes_per_instance: entry.bytes_per_instance,
                 live_instances: stats.instances.now(),
                 peak_instances: stats.instances.peak(),
                 in_flight: stats.in_flight.now(),
                 requests: stats.requests(),
-                rejected: stats.rejected.load(Relaxed),
+                rejected: stats.rejected(),
                 cold_starts: stats.cold_starts.load(Relaxed),
                 phases: Some(stats.phases()),
+                shed: stats.shed(),
             }
         })
         .collect();

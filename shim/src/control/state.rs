@@ -15,6 +15,7 @@ use prost::Message as _;
 const HALF: &str = "new";
 
 /// The directory of assignments; or none, where nothing is kept.
+#[derive(Clone)]
 pub(crate) struct StateDir(Option<PathBuf>);
 
 impl StateDir {
@@ -49,6 +50,12 @@ impl StateDir {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// What is kept of one service.
+    pub(crate) fn one(&self, uid: &str) -> Option<v1::Assign> {
+        let bytes = fs::read(path(self.0.as_ref()?, uid)).ok()?;
+        v1::Assign::decode(bytes.as_slice()).ok()
     }
 
     /// Everything that is kept. A file that cannot be read is left out: the operator sends the assignment again.
@@ -117,6 +124,8 @@ mod tests {
         assert!(dir.join("c.new").exists());
         StateDir::open(Some(&dir));
         assert!(!dir.join("c.new").exists(), "a crash leaves no half of a secret");
+        assert_eq!(state.one("a").map(|a| a.assignment), Some(vec![2]));
+        assert!(state.one("torn").is_none() && state.one("none").is_none());
         state.forget("a").expect("forgotten");
         state.forget("a").expect("forgetting twice is no error");
         assert_eq!(state.read().expect("read").len(), 1);

@@ -298,6 +298,7 @@ mod tests {
             wasmtime: "1.2.3".into(),
             target: "t".into(),
             http: HttpWorld::P2,
+            flavour: podless_engine::Flavour::P2,
             made_at: String::new(),
         }
     }

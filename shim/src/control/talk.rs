@@ -126,11 +126,12 @@ impl Control {
         let Some(client) = self.client.clone() else { return };
         let serving = self.entries.values().filter_map(|entry| Some(&entry.serving.as_ref()?.order));
         let orders = serving.filter(|order| order.seal.component == recall.component && order.budget > 0);
-        let (orders, store, giving) = (orders.cloned().collect(), self.shop.store.clone(), self.giving.clone());
+        let (orders, giving) = (orders.cloned().collect(), self.giving.clone());
+        let (store, state) = (self.shop.store.clone(), self.state.clone());
         tokio::spawn(async move {
             // It is never closed.
             let _turn = giving.acquire().await;
-            if let Err(status) = give::give(client, &store, recall.id, orders).await {
+            if let Err(status) = give::give(client, store, state, recall.id, orders).await {
                 tracing::warn!(component = recall.component, "an artifact was not given back: {}", status.message());
             }
         });
@@ -169,7 +170,7 @@ impl Control {
 
     fn hello(&self) -> v1::Hello {
         let known = self.entries.iter().filter_map(|(uid, entry)| {
-            let generation = entry.serving.as_ref()?.order.generation;
+            let generation = entry.proven()?.order.generation;
             Some(v1::Known { service_uid: uid.clone(), generation })
         });
         v1::Hello {

@@ -1,7 +1,10 @@
 //! The gate: an assignment as it was received in, an order that may be carried out out. Pure. Nothing of an assignment
 //! is read before its signature is checked, and only this makes an [`Order`].
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use podless_artifact::seal::{Seal, SealError, Sealed, TrustedKeys};
 use podless_engine::{MAX_INSTANCE_MEMORY, Target, WASMTIME_VERSION, fingerprint};
@@ -9,7 +12,8 @@ use podless_host::outbound::Grant;
 use podless_link::{ASSIGNMENT_CONTEXT, SERVICE_PORTS, v1};
 use prost::Message as _;
 
-use crate::serve::service::Identity;
+use super::hosts::Hosted;
+use crate::serve::{hosts::HostPath, instance::policy::Asked, service::Identity};
 
 /// Largest machine code that is fetched: what the largest component that the operator takes compiles to, and more.
 const MAX_CODE: u64 = 1 << 30;
@@ -17,7 +21,7 @@ const MAX_CODE: u64 = 1 << 30;
 /// A verified assignment. Not `Debug`: its environment may hold secrets.
 pub(crate) struct Order {
     /// Whose it is.
-    pub(crate) identity: Identity,
+    pub(crate) identity: Arc<Identity>,
     /// Its generation.
     pub(crate) generation: u64,
     /// The service's port.
@@ -26,7 +30,7 @@ pub(crate) struct Order {
     pub(crate) budget: usize,
     /// Nothing of it is to be resident until a request comes.
     pub(crate) parked: bool,
-    /// The CPU time that its instances take is counted.
+    /// The CPU time that its instances take is counted exactly.
     pub(crate) count_cpu: bool,
     /// The artifact to serve.
     pub(crate) seal: Seal,
@@ -38,12 +42,32 @@ pub(crate) struct Order {
     pub(crate) outbound: Option<Grant>,
     /// Most linear memory of one instance, in bytes.
     pub(crate) memory: usize,
+    /// How often instances are to be used.
+    pub(crate) asked: Asked,
     /// How long a request may take.
     pub(crate) timeout: Duration,
     /// SHA-256 of the operator's note about the artifact, lower-case hex; empty when there is none.
     pub(crate) note_sha256: String,
+    /// What the service has of the shared port, when it has something.
+    pub(crate) hosted: Option<Arc<Hosted>>,
     /// As it was received: what is kept for the next start.
-    pub(crate) received: v1::Assign,
+    pub(crate) received: Received,
+}
+
+/// An assignment as it was received, until that is kept in the volume: thousands of them would take more memory than all
+/// else that is known of services that nobody asks.
+pub(crate) struct Received(Mutex<Option<v1::Assign>>);
+
+impl Received {
+    /// What is not kept elsewhere.
+    pub(crate) fn get(&self) -> Option<v1::Assign> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It is kept.
+    pub(crate) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 impl Order {
@@ -135,9 +159,15 @@ pub(crate) fn verify(received: v1::Assign, keys: &TrustedKeys, runs: Target) -> 
     }
     let port = u16::try_from(assignment.port).ok().filter(|port| SERVICE_PORTS.contains(port));
     let port = port.ok_or_else(|| malformed(format!("port {} is no service port", assignment.port)))?;
+    let hosts = assignment
+        .hosts
+        .iter()
+        .map(|host| HostPath::read(host).ok_or_else(|| malformed(format!("no request is for {:?}", host.name))));
+    let hosts = hosts.collect::<Result<Vec<_>, _>>()?;
+    let hosted = Hosted { uid: uid.clone(), created_at: assignment.created_at, hosts };
     let grants = assignment.grants.unwrap_or_default();
     Ok(Order {
-        identity: Identity { uid, namespace: assignment.namespace, name: assignment.name },
+        identity: Arc::new(Identity { uid, namespace: assignment.namespace, name: assignment.name }),
         generation: assignment.generation,
         port,
         budget: assignment.budget as usize,
@@ -148,9 +178,16 @@ pub(crate) fn verify(received: v1::Assign, keys: &TrustedKeys, runs: Target) -> 
         logging: grants.logging,
         outbound: grants.outbound_http.as_ref().map(Grant::parse).transpose().map_err(malformed)?,
         memory: assignment.instance_memory.min(MAX_INSTANCE_MEMORY) as usize,
+        asked: Asked {
+            invocations: assignment.max_invocations,
+            concurrency: assignment.max_concurrency,
+            pool: assignment.pool_size,
+            idle: assignment.idle_seconds.map(|seconds| Duration::from_secs(seconds.into())),
+        },
         timeout: Duration::from_millis(assignment.timeout_millis.max(1)),
         note_sha256: assignment.note_sha256,
-        received,
+        hosted: (!hosted.hosts.is_empty()).then(|| Arc::new(hosted)),
+        received: Received(Mutex::new(Some(received))),
     })
 }
 
@@ -185,6 +222,7 @@ mod tests {
             wasmtime: WASMTIME_VERSION.into(),
             target: OURS.to_string(),
             http: HttpWorld::P2,
+            flavour: podless_engine::Flavour::P2,
             made_at: "2026-01-31T12:00:00Z".into(),
         };
         change(&mut seal);
@@ -225,6 +263,7 @@ mod tests {
             |a: &mut v1::Assignment| a.port = 80,
             |a: &mut v1::Assignment| a.port = 65_536 + 20_000,
             |a: &mut v1::Assignment| a.sealed = b"{}".into(),
+            |a: &mut v1::Assignment| a.hosts = vec![v1::Host { name: "*".into(), path: String::new() }],
             |a: &mut v1::Assignment| a.grants = Some(grants("a.test", "10.0.0.0/8")),
             |a: &mut v1::Assignment| a.grants = Some(grants("https://a.test", "10.0.0.0/33")),
         ] {

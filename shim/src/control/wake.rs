@@ -75,24 +75,25 @@ impl Control {
                 return;
             }
         };
-        let (resident, code) = self.resident(linked, wake.stats.clone());
+        let (resident, code) = self.resident(linked, wake.stats.clone(), &wake.order.identity.namespace);
         wake.parked.load(resident);
         // Unless another generation serves by now.
         let serving = self.entries.get_mut(uid).and_then(|entry| entry.serving.as_mut());
         if let Some(serving) = serving.filter(|serving| serving.parked().is_some_and(|p| Arc::ptr_eq(p, &wake.parked)))
         {
             serving.code = Some(code);
-            tracing::info!(uid, "woken");
+            self.mapped = true;
+            tracing::debug!(uid, "woken");
         }
     }
 
     /// What has instances of this code answer; the time that it took counts.
-    pub(super) fn resident(&self, linked: Linked, stats: Arc<Stats>) -> (Resident, Arc<Code>) {
+    pub(super) fn resident(&self, linked: Linked, stats: Arc<Stats>, namespace: &str) -> (Resident, Arc<Code>) {
         let Linked { mould, code, fetch, load, link } = linked;
         fetch.inspect(|time| stats.fetch.record(*time));
         load.inspect(|time| stats.load.record(*time));
         stats.link.record(link);
-        (Arc::new(Instances { mould, stats, live: self.config.node.live.clone() }), code)
+        (Arc::new(Instances::new(mould, stats, &self.config.node, namespace)), code)
     }
 
     /// Parks again what was woken and has had no request for long; what could not be loaded may be asked for again.
@@ -104,20 +105,32 @@ impl Control {
                 let Some(serving) = &entry.serving else { return false };
                 serving.parked().is_some_and(|parked| match parked.refused() {
                     Some(since) => now.saturating_duration_since(since) >= AGAIN,
-                    None => serving.code.is_some() && entry.demand.idle(now) >= self.config.park_after,
+                    None => {
+                        let woken = serving.order.parked && serving.code.is_some();
+                        woken && entry.demand.idle(now) >= self.config.park_after
+                    }
                 })
             })
             .map(|(uid, _)| uid.clone())
             .collect();
-        for uid in over {
-            let Some(entry) = self.entries.get(&uid) else { continue };
-            let Some(Serving { order, .. }) = &entry.serving else { continue };
-            let (order, gate, stats) = (order.clone(), entry.gate.clone(), entry.stats.clone());
-            let handler = self.parked(order.clone(), gate, stats);
-            match self.answer(&order, handler, None) {
-                Ok(_) => tracing::info!(uid, "parked"),
-                Err(error) => tracing::error!(%error, uid, "a service cannot be parked again"),
+        over.iter().for_each(|uid| self.park_one(uid));
+    }
+
+    /// From now on the next request has it loaded; those in flight end where they began.
+    pub(super) fn park_one(&mut self, uid: &str) {
+        let Some(entry) = self.entries.get(uid) else { return };
+        let Some(Serving { order, .. }) = &entry.serving else { return };
+        let (order, gate, stats) = (order.clone(), entry.gate.clone(), entry.stats.clone());
+        let handler = self.parked(order.clone(), gate, stats);
+        match self.answer(&order, handler, None) {
+            Ok(old) => {
+                // Its turn after a restart is still to come.
+                let restored = old.is_some_and(|old| old.restored);
+                let serving = self.entries.get_mut(uid).and_then(|entry| entry.serving.as_mut());
+                serving.into_iter().for_each(|serving| serving.restored = restored);
+                tracing::debug!(uid, "parked");
             }
+            Err(error) => tracing::error!(%error, uid, "a service cannot be parked again"),
         }
     }
 }

@@ -4,8 +4,11 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU32, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     task::Waker,
     time::{Duration, Instant},
@@ -19,8 +22,13 @@ use super::{spread::fraction, stats::Stats};
 pub(crate) const HEAD: Duration = Duration::from_secs(20);
 /// A connection without a request is closed after this long. Longer than the pools of usual proxies keep one.
 pub(crate) const IDLE: Duration = Duration::from_secs(90);
-/// A client that takes no byte of its answer for this long is gone.
+/// A client that takes no byte of its answer for this long is gone; and what it has not taken of an answer this long
+/// after its request's deadline, it does not get: its component has ended long since, and only the shim still holds it.
 pub(crate) const STALL: Duration = Duration::from_secs(30);
+/// A connection that has been idle for this long waits without the buffers of its protocol.
+const REST: Duration = Duration::from_secs(1);
+/// How often a connection is looked at that is not at rest: what its time limits are exact to.
+const LOOK: Duration = Duration::from_secs(2);
 /// A connection that is older is asked to come again, however busy it is: what was not spread, because who should have
 /// said so was away, evens out in this time. It costs a client one handshake in ten minutes. Proxies and load balancers
 /// call it the longest life of a connection; theirs are between minutes and an hour.
@@ -49,6 +57,10 @@ pub(crate) struct ConnectionClock {
     written: AtomicU64,
     http2: AtomicBool,
     active: AtomicU32,
+    /// Bodies of requests that somebody holds.
+    held: AtomicU32,
+    /// Until when the answers that are due must have been taken, one for each active request.
+    due: Mutex<Vec<u64>>,
     /// A cold start's answer is about to be written.
     armed: AtomicBool,
     cold: Mutex<Option<(Arc<Stats>, Instant)>>,
@@ -67,6 +79,8 @@ pub(crate) enum Verdict {
     Close,
     /// It takes part in nothing: drop it.
     Abort,
+    /// It is in order, and idle: it needs nothing until it says something.
+    Rest,
 }
 
 impl ConnectionClock {
@@ -82,6 +96,8 @@ impl ConnectionClock {
             written: AtomicU64::new(0),
             http2: AtomicBool::new(false),
             active: AtomicU32::new(0),
+            held: AtomicU32::new(0),
+            due: Mutex::default(),
             armed: AtomicBool::new(false),
             cold: Mutex::new(None),
             ended: AtomicWaker::new(),
@@ -105,9 +121,10 @@ impl ConnectionClock {
 
     /// A request's head is complete: the time of its first byte, as far as it is known. Of requests that are pipelined
     /// only the first byte of the first is, and with HTTP/2 what came before the head may have been a ping: these count
-    /// from now.
-    pub(crate) fn begin(&self, now: Instant) -> Instant {
+    /// from now. It must be answered at `deadline`.
+    pub(crate) fn begin(&self, now: Instant, deadline: Instant) -> Instant {
         self.active.fetch_add(1, Relaxed);
+        self.due().push(self.micros(deadline + STALL));
         match self.receiving.swap(0, Relaxed) {
             then if then > 0 && !self.speaks_http2() => self.accepted + Duration::from_micros(then - 1),
             _ => now,
@@ -163,11 +180,31 @@ impl ConnectionClock {
         }
     }
 
-    /// An answer was handed over to the last byte, or the request is gone.
-    pub(crate) fn end(&self, now: Instant) {
+    /// The answer to a request with this deadline was handed over to the last byte, or the request is gone.
+    pub(crate) fn end(&self, now: Instant, deadline: Instant) {
+        let (due, mut all) = (self.micros(deadline + STALL), self.due());
+        if let Some(at) = all.iter().position(|other| *other == due) {
+            all.swap_remove(at);
+        }
+        drop(all);
         self.idle.store(self.micros(now), Relaxed);
-        self.active.fetch_sub(1, Relaxed);
+        self.active.fetch_sub(1, Release);
         self.ended.wake();
+    }
+
+    /// Somebody holds the body of a request, answered or not: what comes next may be more of it.
+    pub(crate) fn hold(&self) {
+        self.held.fetch_add(1, Relaxed);
+    }
+
+    /// Nobody holds it any more.
+    pub(crate) fn release(&self, now: Instant) {
+        self.idle.store(self.micros(now), Relaxed);
+        self.held.fetch_sub(1, Release);
+    }
+
+    fn due(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Wakes this task, and no other any more, when a request ends.
@@ -192,8 +229,9 @@ impl ConnectionClock {
             return Verdict::Abort;
         }
         let kept = if self.renews(now) { Verdict::Renew } else { Verdict::Keep };
-        if self.active.load(Relaxed) > 0 {
-            return kept;
+        if self.active.load(Acquire) > 0 {
+            let now = self.micros(now);
+            return if self.due().iter().any(|due| *due < now) { Verdict::Abort } else { kept };
         }
         // Between requests an HTTP/2 connection carries pings: bytes there are no sign of a request.
         if !self.speaks_http2() && past(&self.receiving, HEAD) {
@@ -203,8 +241,27 @@ impl ConnectionClock {
             Verdict::Abort
         } else if past(&self.idle, IDLE) {
             Verdict::Close
+        } else if self.is_at_rest(now) {
+            Verdict::Rest
         } else {
             kept
+        }
+    }
+
+    /// By HTTP/1 nothing has been asked for a while, all that was answered has been taken, and nothing has begun to come.
+    fn is_at_rest(&self, now: Instant) -> bool {
+        let none = |then: &AtomicU64| then.load(Relaxed) == 0;
+        // Before the time: who lets a body go sets that first.
+        let held = self.held.load(Acquire) > 0;
+        let idle = self.since(self.idle.load(Relaxed), now).is_some_and(|time| time > REST);
+        idle && !held && !self.speaks_http2() && none(&self.receiving) && none(&self.stalled)
+    }
+
+    /// When to look at it next: what is at rest only when it has been idle for too long.
+    pub(crate) fn next_look(&self, now: Instant) -> Instant {
+        match self.verdict(now) {
+            Verdict::Rest => self.accepted + Duration::from_micros(self.idle.load(Relaxed)) + IDLE,
+            _ => now + LOOK,
         }
     }
 }
@@ -219,6 +276,15 @@ mod tests {
         Duration::from_secs(n)
     }
 
+    /// A deadline that no test here comes to, for a request at this time.
+    fn far(now: Instant) -> Instant {
+        now + seconds(3600)
+    }
+
+    fn begin(clock: &ConnectionClock, now: Instant) -> Instant {
+        clock.begin(now, far(now))
+    }
+
     #[test]
     fn the_first_byte_is_what_the_client_sees() {
         let t = Instant::now();
@@ -227,12 +293,12 @@ mod tests {
             let start = t + seconds(round);
             clock.read(start);
             clock.read(start + Duration::from_millis(5));
-            let first = clock.begin(start + Duration::from_millis(6));
+            let first = begin(&clock, start + Duration::from_millis(6));
             clock.wrote(start + Duration::from_millis(7)); // 100 Continue
             clock.arm(stats.clone(), first);
             clock.wrote(start + Duration::from_millis(10));
             clock.wrote(start + Duration::from_millis(500)); // the rest of the body
-            clock.end(start + Duration::from_millis(600));
+            clock.end(start + Duration::from_millis(600), far(start + Duration::from_millis(6)));
         }
         let counts = stats.first_byte.counts();
         assert_eq!(counts.values().sum::<u64>(), 2);
@@ -246,19 +312,63 @@ mod tests {
     fn verdicts() {
         let t = Instant::now();
         let clock = ConnectionClock::new(t, 0);
-        assert_eq!(clock.verdict(t + seconds(80)), Verdict::Keep);
+        assert_eq!(clock.verdict(t + seconds(1)), Verdict::Keep);
+        assert_eq!(clock.next_look(t + seconds(1)), t + seconds(3));
+        assert_eq!(clock.verdict(t + seconds(3)), Verdict::Rest);
+        assert_eq!(clock.verdict(clock.next_look(t + seconds(3)) + seconds(1)), Verdict::Close, "one look is enough");
         assert_eq!(clock.verdict(t + seconds(91)), Verdict::Close);
         assert_eq!(clock.verdict(t + seconds(181)), Verdict::Abort);
         clock.read(t + seconds(10));
         assert_eq!(clock.verdict(t + seconds(29)), Verdict::Keep);
         assert_eq!(clock.verdict(t + seconds(31)), Verdict::Abort, "a head that does not come");
-        clock.begin(t + seconds(11));
+        begin(&clock, t + seconds(11));
         assert_eq!(clock.verdict(t + seconds(500)), Verdict::Keep, "the request has its own deadline");
         clock.write_blocked(t + seconds(20));
         assert_eq!(clock.verdict(t + seconds(51)), Verdict::Abort, "a client that takes nothing");
         clock.wrote(t + seconds(21));
-        clock.end(t + seconds(22));
-        assert_eq!(clock.verdict(t + seconds(51)), Verdict::Keep);
+        clock.end(t + seconds(22), far(t + seconds(11)));
+        assert_eq!(clock.verdict(t + seconds(23)), Verdict::Keep);
+        assert_eq!(clock.verdict(t + seconds(51)), Verdict::Rest);
+        clock.write_blocked(t + seconds(23));
+        assert_eq!(clock.verdict(t + seconds(51)), Verdict::Keep, "the last answer has not been taken");
+    }
+
+    #[test]
+    fn nothing_rests_while_more_of_a_body_may_come() {
+        let t = Instant::now();
+        let clock = ConnectionClock::new(t, 0);
+        begin(&clock, t);
+        clock.hold();
+        clock.end(t, far(t));
+        assert_eq!(clock.verdict(t + seconds(9)), Verdict::Keep);
+        clock.release(t + seconds(9));
+        assert_eq!(
+            clock.verdict(t + seconds(10)),
+            Verdict::Keep,
+            "who reads the rest, or ends for want of it, has time"
+        );
+        assert_eq!(clock.verdict(t + seconds(12)), Verdict::Rest);
+    }
+
+    #[test]
+    fn what_is_not_taken_long_after_its_deadline_ends_the_connection() {
+        for http2 in [false, true] {
+            let t = Instant::now();
+            let clock = ConnectionClock::new(t, 0);
+            if http2 {
+                clock.chose_http2();
+            }
+            let (first, second) = (t + seconds(10), t + seconds(100));
+            clock.begin(t, first);
+            clock.begin(t + seconds(90), second);
+            // Bytes go out, but not those of the first.
+            clock.wrote(t + seconds(39));
+            assert_eq!(clock.verdict(t + seconds(40)), Verdict::Keep);
+            assert_eq!(clock.verdict(t + seconds(41)), Verdict::Abort);
+            clock.end(t + seconds(41), first);
+            assert_eq!(clock.verdict(t + seconds(41)), Verdict::Keep, "the others have their own");
+            assert_eq!(clock.verdict(t + seconds(131)), Verdict::Abort);
+        }
     }
 
     #[test]
@@ -269,11 +379,11 @@ mod tests {
         clock.chose_http2();
         assert_eq!(clock.verdict(t + seconds(89)), Verdict::Keep, "it has asked nothing yet");
         assert_eq!(clock.verdict(t + seconds(91)), Verdict::Close);
-        assert_eq!(clock.begin(t + seconds(50)), t + seconds(50));
-        clock.end(t + seconds(51));
+        assert_eq!(begin(&clock, t + seconds(50)), t + seconds(50));
+        clock.end(t + seconds(51), far(t + seconds(50)));
         clock.read(t + seconds(52)); // a ping
         assert_eq!(clock.verdict(t + seconds(90)), Verdict::Keep);
-        assert_eq!(clock.begin(t + seconds(100)), t + seconds(100), "the pause is not its own");
+        assert_eq!(begin(&clock, t + seconds(100)), t + seconds(100), "the pause is not its own");
     }
 
     #[test]
@@ -281,10 +391,10 @@ mod tests {
         let t = Instant::now();
         for (draw, age) in [(0, 540), (u64::MAX / 2, 600), (u64::MAX, 660)] {
             let clock = ConnectionClock::new(t, draw);
-            clock.begin(t + seconds(age - 20));
+            begin(&clock, t + seconds(age - 20));
             assert_eq!(clock.verdict(t + seconds(age - 1)), Verdict::Keep);
             assert_eq!(clock.verdict(t + seconds(age + 1)), Verdict::Renew, "while it is answered too");
-            clock.end(t + seconds(age + 2));
+            clock.end(t + seconds(age + 2), far(t + seconds(age - 20)));
             assert_eq!(clock.verdict(t + seconds(age + 3)), Verdict::Renew);
             assert_eq!(clock.verdict(t + seconds(age + 100)), Verdict::Close);
         }
@@ -302,7 +412,7 @@ mod tests {
         let t = Instant::now();
         let clock = ConnectionClock::new(t, 0);
         assert_eq!(clock.patience(t, t), None, "it has asked nothing");
-        clock.begin(t);
+        begin(&clock, t);
         assert_eq!(clock.patience(t, t), Some(seconds(5)));
         assert_eq!(clock.patience(t, t + seconds(2)), Some(seconds(3)));
         assert_eq!(clock.patience(t, t + seconds(5)), None);

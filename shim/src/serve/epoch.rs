@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use wasmtime::Engine;
+use wasmtime::{Engine, EngineWeak};
 
 /// Longest time that a guest keeps a thread of the shim.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Starts the ticks; they end with the engine.
-pub(crate) fn start(engine: &Engine) -> std::io::Result<()> {
-    let engine = engine.weak();
+/// Starts the ticks of all engines; they end with them.
+pub(crate) fn start<const N: usize>(engines: [&Engine; N]) -> std::io::Result<()> {
+    let engines = engines.map(Engine::weak);
     std::thread::Builder::new().name("epoch".to_owned()).spawn(move || {
-        while let Some(engine) = engine.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
+        let tick = |engine: &EngineWeak| engine.upgrade().inspect(Engine::increment_epoch).is_some();
+        // Every one of them, whether another is gone or not.
+        while engines.iter().filter(|engine| tick(engine)).count() > 0 {
             std::thread::sleep(TICK);
         }
     })?;

@@ -20,10 +20,15 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::budget::Permit;
+use podless_host::turns::Place;
+
+use super::{budget::Permit, refusal::Refusal};
 
 /// Why an instance failed.
+#[derive(Clone)]
 pub(crate) struct Failure {
+    /// What the client is told, when nothing was sent yet.
+    pub(crate) refusal: Refusal,
     /// The reason.
     pub(crate) why: String,
     /// What there is of an answer is not all of it. An instance that says itself that it is done cuts nothing off.
@@ -36,25 +41,28 @@ pub(crate) struct Flight {
     /// One of two has happened: the head of the answer is there, the instance has ended. Who sets it second sees both.
     met: AtomicBool,
     given_up: AtomicBool,
+    /// The guest has given its answer.
+    answered: AtomicBool,
     /// The instance was ended before it was done: what there is of an answer is not all of it.
     cut: Arc<AtomicBool>,
     waker: AtomicWaker,
     /// How the instance ended.
     ended: SetOnce<Option<Failure>>,
-    _permits: [Permit; 2],
+    _permits: (Permit, Place),
 }
 
 impl Flight {
     /// A request that must be done by `deadline`, with its shares of the service's and of the node's budget.
-    pub(crate) fn new(deadline: Instant, permits: [Permit; 2]) -> Arc<Self> {
+    pub(crate) fn new(deadline: Instant, ours: Permit, nodes: Place) -> Arc<Self> {
         Arc::new(Self {
             deadline,
             met: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
             cut: Arc::default(),
             waker: AtomicWaker::new(),
             ended: SetOnce::new(),
-            _permits: permits,
+            _permits: (ours, nodes),
         })
     }
 
@@ -66,6 +74,16 @@ impl Flight {
     /// Whether nobody waits for the answer any more, or it came too late.
     pub(crate) fn is_given_up(&self) -> bool {
         self.given_up.load(Relaxed)
+    }
+
+    /// The guest gives its answer, or says that there is none.
+    pub(crate) fn answer(&self) {
+        self.answered.store(true, Relaxed);
+    }
+
+    /// Whether it has.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered.load(Relaxed)
     }
 
     /// Whether what there is of an answer is not all of it. Apart from the flight, whose permits must not wait for a
@@ -92,8 +110,21 @@ impl Flight {
     }
 
     /// Waits until the instance has ended, and says why it failed.
-    pub(crate) async fn ended(&self) -> Option<String> {
-        self.ended.wait().await.as_ref().map(|failure| failure.why.clone())
+    pub(crate) async fn ended(&self) -> Option<Failure> {
+        self.ended.wait().await.clone()
+    }
+
+    /// Whether it must have been done by now, or nobody waits any more: the instance's side, which ends it then.
+    pub(crate) fn is_past(&self) -> bool {
+        if Instant::now() >= self.deadline {
+            self.run_out();
+        }
+        self.is_given_up()
+    }
+
+    fn run_out(&self) {
+        self.given_up.store(true, Relaxed);
+        self.cut.store(true, Relaxed);
     }
 
     /// Waits until it must be done, or nobody waits any more: the instance's side, which ends it then.
@@ -104,8 +135,7 @@ impl Flight {
         });
         // A guest that uses up what tokio lets a task do at once must not keep its clock from being looked at.
         if unconstrained(timeout_at(self.deadline, given_up)).await.is_err() {
-            self.given_up.store(true, Relaxed);
-            self.cut.store(true, Relaxed);
+            self.run_out();
         }
     }
 
@@ -148,17 +178,16 @@ mod tests {
     use std::{pin::pin, time::Duration};
 
     use futures::future::{Either, select};
+    use podless_host::turns::Turns;
     use tokio::task::coop::poll_proceed;
 
     use super::{super::budget::Budget, *};
 
     async fn flight(time: Duration) -> Arc<Flight> {
-        let (deadline, budget) = (Instant::now() + time, Budget::new(2));
-        let mut permits = vec![];
-        for _ in 0..2 {
-            permits.push(budget.acquire(deadline).await.expect("a permit"));
-        }
-        Flight::new(deadline, permits.try_into().map_err(|_| "two").expect("two"))
+        let deadline = Instant::now() + time;
+        let ours = Budget::new(1).acquire(deadline).await.expect("a permit");
+        let nodes = Turns::new(1).of("tests").take(deadline).await.expect("a place");
+        Flight::new(deadline, ours, nodes)
     }
 
     #[tokio::test]
@@ -168,7 +197,7 @@ mod tests {
             ("it said that it is done", Some(false), None),
             ("it failed", Some(true), Some("a trap")),
         ] {
-            let failure = || cuts.map(|cuts| Failure { why: "a trap".to_owned(), cuts });
+            let failure = || cuts.map(|cuts| Failure { refusal: Refusal::Trapped, why: "a trap".to_owned(), cuts });
             let early = flight(Duration::from_secs(60)).await;
             let waiting = Waiting::new(early.clone());
             assert_eq!(early.end(failure()), None, "{case}: there is no head yet");

@@ -33,7 +33,7 @@ pub(crate) struct Reading {
     pub(crate) begun: u64,
     /// Microseconds that requests have been in flight.
     pub(crate) busy: u64,
-    /// Microseconds of CPU that their instances have taken, while that is counted.
+    /// Microseconds of CPU that their instances have taken.
     pub(crate) cpu: u64,
 }
 
@@ -60,7 +60,7 @@ impl InFlight {
         self.cpu.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// CPU time that instances have taken, while that is counted.
+    /// CPU time that instances have taken.
     pub(crate) fn cpu(&self) -> Duration {
         Duration::from_nanos(self.cpu.load(Relaxed))
     }

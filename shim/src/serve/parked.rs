@@ -57,6 +57,11 @@ impl<T> Parked<T> {
         let _ = self.loaded.set(Err(now));
     }
 
+    /// Whether it is loaded.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.loaded.get().is_some_and(Result::is_ok)
+    }
+
     /// Since when whoever asks is refused.
     pub(crate) fn refused(&self) -> Option<Instant> {
         self.loaded.get()?.as_ref().err().copied()

@@ -9,17 +9,18 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Method, Request, Response, Version, header, uri::Authority};
+use http::{Method, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
 use tokio::time::{Instant, timeout, timeout_at};
 use wasmtime_wasi_http::WasiBody;
 
 use super::{
-    body::{Active, Answer, Limited, MAX_REQUEST},
-    budget::Budget,
+    authority,
+    bodiless::{emptied, is_bodiless},
+    body::{Active, Answer, Held, Limited, MAX_REQUEST, MAX_RESPONSE},
     flight::{Flight, Waiting},
     instance::{NotMade, tell_cut},
-    refusal::Refusal,
+    refusal::{Facts, PODLESS_ERROR, Refusal},
     service::{Handler, Service},
 };
 use podless_host::log::{Message, Stream};
@@ -31,18 +32,19 @@ const ENDING: Duration = Duration::from_secs(1);
 
 /// Answers a request that has begun.
 pub(crate) async fn answer(
-    service: Option<Arc<Service>>,
-    node: &Arc<Budget>,
+    service: Result<Arc<Service>, Refusal>,
     mut active: Active,
     request: Request<Incoming>,
 ) -> Response<Answer> {
-    let http2 = request.version() == Version::HTTP_2;
-    let Some(service) = service else {
-        return Refusal::NoService.response().map(|body| Answer::of_shim(body, active));
+    let (http2, method) = (request.version() == Version::HTTP_2, request.method().clone());
+    let service = match service {
+        Ok(service) => service,
+        Err(refusal) => return refusal.response().map(|body| Answer::of_shim(body, active)),
     };
     let stats = &service.stats;
-    match serve(&service, node, request).await {
-        Ok((response, cut)) => {
+    match serve(&service, request, active.hold()).await {
+        Ok((mut response, cut)) => {
+            response.headers_mut().remove(PODLESS_ERROR);
             stats.answered(response.status());
             active.answered();
             if http2 {
@@ -51,13 +53,13 @@ pub(crate) async fn answer(
             } else {
                 active.answering();
             }
+            let response = if is_bodiless(&method, response.status()) { emptied(response) } else { response };
             response.map(|body| Answer::of_component(body, cut, active))
         }
         Err(refusal) => {
             let response = refusal.response();
             stats.answered(response.status());
-            stats.rejected.fetch_add(refusal.is_rejection().into(), Relaxed);
-            stats.stopped.fetch_add((refusal == Refusal::Stopped).into(), Relaxed);
+            stats.refused(refusal);
             response.map(|body| Answer::of_shim(body, active))
         }
     }
@@ -66,34 +68,47 @@ pub(crate) async fn answer(
 /// Has an instance answer: the response, and the flag that says that it was cut off.
 async fn serve(
     service: &Service,
-    node: &Arc<Budget>,
     request: Request<Incoming>,
+    held: Held,
 ) -> Result<(Response<WasiBody>, Arc<AtomicBool>), Refusal> {
     if matches!(service.handler, Handler::Stopped) {
         return Err(Refusal::Stopped);
     }
     let deadline = Instant::now() + service.timeout;
-    let (request, too_large) = admit(request, service)?;
+    let (request, too_large) = admit(request, held, service)?;
     let handler = service.handler.resident(deadline).await?;
     let until = deadline.min(Instant::now() + QUEUE);
     let ours = service.budget.acquire(until).await.map_err(|_| Refusal::Busy)?;
-    let nodes = node.acquire(until).await.map_err(|_| Refusal::NodeBusy)?;
-    let flight = Flight::new(deadline, [ours, nodes]);
+    let nodes = service.instances.take_many(handler.places(), until).await.map_err(Refusal::of_full)?;
+    let flight = Flight::new(deadline, ours, nodes);
     let waiting = Waiting::new(flight.clone());
     let result = timeout_at(flight.deadline(), handler.handle(flight.clone(), request)).await;
     let (refusal, detail) = match result {
-        Ok(Ok(response)) => {
-            if let Some(why) = waiting.answered() {
-                tell_cut(&service.log, &why);
-            }
-            return Ok((response, flight.cut()));
+        // Neither a tunnel nor the promise of another answer.
+        Ok(Ok(response)) if response.status().is_informational() => {
+            (Refusal::NoAnswer, Some(format!("its status is {}, which no answer has", response.status())))
         }
-        _ if too_large.load(Relaxed) => (Refusal::TooLarge, None),
+        Ok(Ok(response)) => {
+            if declared(&response) <= MAX_RESPONSE {
+                if let Some(why) = waiting.answered() {
+                    tell_cut(&service.log, &why);
+                }
+                return Ok((response, flight.cut()));
+            }
+            (Refusal::ResponseTooLarge, None)
+        }
+        _ if too_large.load(Relaxed) => (Refusal::RequestTooLarge, None),
         Ok(Err(error)) if !flight.is_given_up() => explain(&flight, &error).await,
         Ok(Err(_)) | Err(_) => (Refusal::Timeout, None),
     };
     tell(service, refusal, detail.as_deref());
     Err(refusal)
+}
+
+/// How long the answer's body is, as far as its head tells.
+fn declared(response: &Response<WasiBody>) -> u64 {
+    let header = response.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    header.unwrap_or(0).max(response.body().size_hint().lower())
 }
 
 /// Finds out what an error of the handler means. That there was no answer is known before why: the instance is asked.
@@ -102,38 +117,42 @@ async fn explain(flight: &Flight, error: &wasmtime::Error) -> (Refusal, Option<S
         return (Refusal::of_start(error), Some(format!("{error:#}")));
     }
     match timeout(ENDING, flight.ended()).await {
-        Ok(Some(failure)) => (Refusal::Trapped, Some(failure)),
+        Ok(Some(failure)) => (failure.refusal, Some(failure.why)),
         _ => (Refusal::of(error), Some(error.root_cause().to_string())),
     }
 }
 
 /// Checks what can be checked before anything is spent on the request.
-fn admit(request: Request<Incoming>, service: &Service) -> Result<(Request<WasiBody>, Arc<AtomicBool>), Refusal> {
+fn admit(
+    request: Request<Incoming>,
+    held: Held,
+    service: &Service,
+) -> Result<(Request<WasiBody>, Arc<AtomicBool>), Refusal> {
     if request.body().size_hint().lower() > MAX_REQUEST {
-        return Err(Refusal::TooLarge);
+        return Err(Refusal::RequestTooLarge);
     }
     let (mut parts, body) = request.into_parts();
     if parts.method == Method::CONNECT {
         return Err(Refusal::Connect);
     }
-    let mut hosts = parts.headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (None, _) if parts.uri.authority().is_some() => {}
-        // HTTP/1.0 has no Host; the component gets the one name that is certain.
-        (None, _) if parts.version == Version::HTTP_10 => {
-            let name = format!("{}.{}", service.identity.name, service.identity.namespace);
-            parts.headers.insert(header::HOST, HeaderValue::from_str(&name).map_err(|_| Refusal::Host)?);
-        }
-        (Some(host), None) if Authority::try_from(host.as_bytes()).is_ok() => {}
-        _ => return Err(Refusal::Host),
+    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
+    if codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        || codings.next().is_some()
+    {
+        return Err(Refusal::Coding);
     }
-    let (body, too_large) = Limited::limit(body);
+    let named = authority::of(&parts)?;
+    // HTTP/1.0 need not name a host; the component gets the one name that is certain.
+    let certain = || format!("{}.{}", service.identity.name, service.identity.namespace).parse();
+    let named = named.map_or_else(certain, Ok).map_err(|_| Refusal::Host)?;
+    authority::put(&mut parts, named)?;
+    let (body, too_large) = Limited::limit(body, held);
     Ok((Request::from_parts(parts, body), too_large))
 }
 
 /// Tells the service's log what the client is not told.
 fn tell(service: &Service, refusal: Refusal, detail: Option<&str>) {
-    let (code, line) = refusal.parts();
+    let Facts { code, line, .. } = refusal.facts();
     let mut message = format!("{}: {}", code.as_u16(), line.trim_end());
     if let Some(detail) = detail {
         message = format!("{message}: {detail}");

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{budget::Budget, instance::Instances, parked::Parked, refusal::Refusal, stats::Stats};
-use podless_host::log::ServiceLog;
+use podless_host::{log::ServiceLog, turns::Way};
 
 /// Who a service is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,11 +21,13 @@ pub(crate) struct Identity {
 /// One generation of a service.
 pub(crate) struct Service {
     /// Who it is.
-    pub(crate) identity: Identity,
+    pub(crate) identity: Arc<Identity>,
     /// How long a request may take, waiting included.
     pub(crate) timeout: Duration,
     /// Requests in flight; shared with other generations of the same service.
     pub(crate) budget: Arc<Budget>,
+    /// Its namespace's way to the node's instances.
+    pub(crate) instances: Arc<Way>,
     /// Its counters; shared likewise.
     pub(crate) stats: Arc<Stats>,
     /// Where it logs; shared likewise.

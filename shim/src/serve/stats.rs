@@ -4,38 +4,36 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use podless_link::{
+    SHED,
     histogram::{BUCKETS, bucket_of},
     v1,
 };
 
-use super::{in_flight::InFlight, pace::Pace};
+use super::{in_flight::InFlight, lanes::Habit, pace::Pace, refusal::Refusal};
 use podless_host::outbound::Counts;
 
 /// A histogram of durations.
+#[derive(Default)]
 pub(crate) struct Histogram {
-    counts: Box<[AtomicU32]>,
+    /// Made for the first duration: most of what is parked never has one.
+    counts: OnceLock<Box<[AtomicU32]>>,
     /// Microseconds, all together.
     sum: AtomicU64,
-}
-
-impl Default for Histogram {
-    fn default() -> Self {
-        Self { counts: (0..BUCKETS).map(|_| AtomicU32::new(0)).collect(), sum: AtomicU64::new(0) }
-    }
 }
 
 impl Histogram {
     /// Counts one duration.
     pub(crate) fn record(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        if let Some(count) = self.counts.get(bucket_of(micros)) {
+        let counts = self.counts.get_or_init(|| (0..BUCKETS).map(|_| AtomicU32::new(0)).collect());
+        if let Some(count) = counts.get(bucket_of(micros)) {
             count.fetch_add(1, Relaxed);
             self.sum.fetch_add(micros, Relaxed);
         }
@@ -43,7 +41,13 @@ impl Histogram {
 
     /// Counts by bucket, without the empty ones.
     pub(crate) fn counts(&self) -> HashMap<u32, u64> {
-        let counts = self.counts.iter().enumerate().map(|(bucket, count)| (bucket as u32, count.load(Relaxed).into()));
+        let counts = self
+            .counts
+            .get()
+            .into_iter()
+            .flatten()
+            .enumerate()
+            .map(|(bucket, count)| (bucket as u32, count.load(Relaxed).into()));
         counts.filter(|(_, count)| *count > 0).collect()
     }
 
@@ -97,16 +101,18 @@ pub(crate) struct Stats {
     pub(crate) in_flight: InFlight,
     /// How quickly they are answered.
     pub(crate) pace: Pace,
+    /// Whether its requests compute for long.
+    pub(crate) habit: Habit,
     /// Live instances.
     pub(crate) instances: Level,
     /// Answers by class of their code: 1xx to 5xx.
     pub(crate) answers: [AtomicU64; 5],
-    /// Answered 503 because the budget, or the node, was exhausted.
-    pub(crate) rejected: AtomicU64,
-    /// Answered 503 because the service is stopped.
-    pub(crate) stopped: AtomicU64,
+    /// Answers of the shim's own, by the number of the refusal, once there is one.
+    refused: OnceLock<Box<[AtomicU64; Refusal::ALL.len()]>>,
     /// Loads that a request to the parked service had begun.
     pub(crate) wakes: AtomicU64,
+    /// Bytes of linear memory that its live instances have.
+    pub(crate) memory: Arc<AtomicU64>,
     /// Requests of its own to other servers.
     pub(crate) outbound: Arc<Counts>,
     /// Requests that had to load or to instantiate.
@@ -134,6 +140,30 @@ impl Stats {
         if let Some(class) = self.answers.get(usize::from(code.as_u16() / 100).wrapping_sub(1)) {
             class.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Counts an answer of the shim's own.
+    pub(crate) fn refused(&self, refusal: Refusal) {
+        if let Some(count) = self.refused.get_or_init(Box::default).get(refusal as usize) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Answers of the shim's own, by refusal.
+    pub(crate) fn refusals(&self) -> impl Iterator<Item = (Refusal, u64)> {
+        let counts = self.refused.get().map(|counts| counts.each_ref().map(|count| count.load(Relaxed)));
+        Refusal::ALL.into_iter().zip(counts.unwrap_or_default())
+    }
+
+    /// Requests that were turned away for want of capacity.
+    pub(crate) fn rejected(&self) -> u64 {
+        self.refusals().filter(|(refusal, _)| refusal.is_rejection()).map(|(_, count)| count).sum()
+    }
+
+    /// What the operator is told of them.
+    pub(crate) fn shed(&self) -> HashMap<String, u64> {
+        let told = self.refusals().map(|(refusal, count)| (refusal.facts().name, count));
+        told.filter(|(name, count)| *count > 0 && SHED.contains(name)).map(|(name, n)| (name.to_owned(), n)).collect()
     }
 
     /// The phases as the link's message.

@@ -11,7 +11,7 @@ use std::{
 
 use futures::{Stream, StreamExt};
 use podless_artifact::seal::{HttpWorld, Seal, SealKey, TrustedKeys};
-use podless_engine::Target;
+use podless_engine::{Flavour, Target};
 use podless_link::{
     ASSIGNMENT_CONTEXT, TRUST_CA, TRUST_SEAL,
     v1::{
@@ -52,9 +52,15 @@ pub(crate) struct Guest {
 pub(crate) const HELLO: Guest = Guest { name: "hello", http: HttpWorld::P2 };
 pub(crate) const HELLO_P3: Guest = Guest { name: "hello-p3", http: HttpWorld::P3 };
 pub(crate) const PROBE: Guest = Guest { name: "probe", http: HttpWorld::P2 };
+pub(crate) const REUSE_P3: Guest = Guest { name: "reuse-p3", http: HttpWorld::P3 };
 pub(crate) const FETCH: Guest = Guest { name: "fetch", http: HttpWorld::P2 };
 pub(crate) const FETCH_P3: Guest = Guest { name: "fetch-p3", http: HttpWorld::P3 };
+pub(crate) const SPLICE_P3: Guest = Guest { name: "splice-p3", http: HttpWorld::P3 };
+pub(crate) const STREAM_P3: Guest = Guest { name: "stream-p3", http: HttpWorld::P3 };
 pub(crate) const LOGGER: Guest = Guest { name: "logger", http: HttpWorld::P2 };
+pub(crate) const STORM: Guest = Guest { name: "storm", http: HttpWorld::P2 };
+pub(crate) const TABLES: Guest = Guest { name: "tables", http: HttpWorld::P2 };
+pub(crate) const MEMORIES: Guest = Guest { name: "memories", http: HttpWorld::P2 };
 
 impl Guest {
     /// Its machine code, as `make guests` compiled it.
@@ -218,6 +224,10 @@ impl Operator {
             wasmtime: podless_engine::WASMTIME_VERSION.to_owned(),
             target: target.to_string(),
             http,
+            flavour: match http {
+                HttpWorld::P2 => Flavour::P2,
+                HttpWorld::P3 => Flavour::P3,
+            },
             made_at: "2026-01-31T12:00:00Z".to_owned(),
         };
         let note_sha256 = {
@@ -241,6 +251,12 @@ impl Operator {
             parked: false,
             count_cpu: false,
             note_sha256,
+            max_invocations: None,
+            max_concurrency: None,
+            pool_size: None,
+            idle_seconds: None,
+            hosts: vec![],
+            created_at: 0,
         }
     }
 

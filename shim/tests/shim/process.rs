@@ -226,6 +226,14 @@ impl Shim {
         tokio::time::timeout(PATIENCE, waiting).await.expect("the line is printed")
     }
 
+    /// The lines that a service has printed since the last time; those of others are gone.
+    pub(crate) fn take_lines(&self, service: &str) -> Vec<serde_json::Value> {
+        let lines = std::mem::take(&mut *self.lines.lock().expect("a lock"));
+        let lines =
+            lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("not JSON: {e}: {line}")));
+        lines.filter(|line: &serde_json::Value| line["service"] == service).collect()
+    }
+
     /// What `/proc` says of its resident memory, in bytes: all of the process that serves, and of the supervisor what
     /// is not in the file of the program that both run.
     pub(crate) async fn resident(&self) -> u64 {

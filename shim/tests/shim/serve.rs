@@ -270,10 +270,8 @@ async fn a_stopped_service_says_so_at_once_and_starts_again() {
     assert_eq!(fetches().await, 0, "nothing is loaded of it");
     shim.kill_serving().await;
     assert_eq!(get(port, "/").await.status, 503, "nor after a restart");
-    let count = r#"podless_shim_requests_stopped_total{namespace="tests",service="service-a"} 1"#;
+    let count = r#"podless_shim_requests_refused_total{namespace="tests",service="service-a",reason="stopped"} 1"#;
     shim.until_admin("/metrics", |_, text| text.contains(count)).await;
-    shim.until_admin("/metrics", |_, text| text.contains(r#"rejected_total{namespace="tests",service="service-a"} 0"#))
-        .await;
     operator.until("the second hello", |said| said.hellos.get(1).map(drop)).await;
     let started = Assignment { budget: 10, generation: 2, ..stopped.clone() };
     operator.serve(&started).await;

@@ -1,5 +1,6 @@
 //! Reading what a component says of itself: untrusted bytes in, facts or why there are none out. Pure.
 
+use podless_engine::Flavour;
 use wasmparser::{
     Encoding, Parser, Payload, Validator, WasmFeatures,
     component_types::{ComponentAnyTypeId, ComponentEntityType},
@@ -34,8 +35,12 @@ pub(crate) fn facts(bytes: &[u8]) -> Result<Facts, FactsError> {
 
 fn read(bytes: &[u8]) -> wasmparser::Result<Facts> {
     // What the engine does not support the compiler refuses, in its own words.
-    let types = Validator::new_with_features(WasmFeatures::all()).validate_all(bytes)?;
-    let mut facts = Facts::default();
+    let validate = |features| Validator::new_with_features(features).validate_all(bytes);
+    let (types, flavour) = match validate(WasmFeatures::all().difference(WasmFeatures::CM_ASYNC)) {
+        Ok(types) => (types, Flavour::P2),
+        Err(_) => (validate(WasmFeatures::all())?, Flavour::P3),
+    };
+    let mut facts = Facts { flavour, ..Facts::default() };
     let mut depth = 0;
     for payload in Parser::new(0).parse_all(bytes) {
         match payload? {
@@ -56,7 +61,16 @@ fn read(bytes: &[u8]) -> wasmparser::Result<Facts> {
             _ => {}
         }
     }
+    let mut names = facts.imports.iter().map(|import| &import.name).chain(&facts.exports);
+    if names.any(|name| is_of_wasi_0_3(name)) {
+        facts.flavour = Flavour::P3;
+    }
     Ok(facts)
+}
+
+/// The engine of 0.2 has none of the interfaces of 0.3, the synchronous ones neither.
+fn is_of_wasi_0_3(name: &str) -> bool {
+    name.starts_with("wasi:") && name.split_once('@').is_some_and(|(_, version)| version.starts_with("0.3."))
 }
 
 fn types_only(types: &Types, import: &str) -> bool {
@@ -117,6 +131,27 @@ mod tests {
         let want = [("a:b/calls", false), ("a:b/resources", false), ("a:b/types", true), ("function", false)];
         assert_eq!(imports, want);
         assert_eq!(facts.exports, ["e:f/g@1.0.0"]);
+    }
+
+    #[test]
+    fn the_engine_is_a_function_of_the_component() {
+        let asynchronous = r#"(component $inner
+            (core module $m (func (export "f") (result i32) i32.const 0)
+                (func (export "callback") (param i32 i32 i32) (result i32) i32.const 0))
+            (core instance $i (instantiate $m))
+            (func (export "f") async (canon lift (core func $i "f") async (callback (core func $i "callback")))))"#;
+        for (inside, flavour) in [
+            ("", Flavour::P2),
+            (r#"(import "wasi:http/types@0.2.3" (instance (export "f" (func))))"#, Flavour::P2),
+            (r#"(import "wasi:random/random@0.3.0" (instance (export "f" (func))))"#, Flavour::P3),
+            (r#"(import "example:a/b@0.3.0" (instance (export "f" (func))))"#, Flavour::P2),
+            (r#"(import "f" (func async))"#, Flavour::P3),
+            (r#"(type (stream u8))"#, Flavour::P3),
+            // Mixed: one thing is enough, wherever it is.
+            (asynchronous, Flavour::P3),
+        ] {
+            assert_eq!(of(&format!("(component {inside})")).flavour, flavour, "{inside}");
+        }
     }
 
     proptest! {

@@ -19,6 +19,7 @@ fn insert(store: &Store, n: u8, code: &[u8]) -> Entry {
     let facts = Facts {
         imports: vec![ImportFact { name: "wasi:io/poll@0.2.0".into(), types_only: false }],
         exports: vec!["wasi:http/incoming-handler@0.2.0".into()],
+        ..Facts::default()
     };
     let audited = audit(&component(n), facts, Grants::default()).expect("audited");
     let mut file = NamedTempFile::new_in(store.unfinished()).expect("a file");

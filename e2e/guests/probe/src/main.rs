@@ -8,6 +8,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use http_body_util::BodyExt;
 use wstd::{
     http::{Body, Error, Request, Response, StatusCode},
     time::Duration,
@@ -27,8 +28,20 @@ async fn main(request: Request<Body>) -> Result<Response<Body>, Error> {
         },
         "/compute" => compute(number),
         "/grow" => grow(number),
+        "/hold" => {
+            let memory = grow(number);
+            wstd::task::sleep(Duration::from_secs(2)).await;
+            memory
+        }
+        "/header" => return header(request.uri().query().unwrap_or_default()),
         "/say" => request.uri().query().unwrap_or_default().to_owned(),
+        "/status" => {
+            let status = StatusCode::from_u16(number as u16)?;
+            return Ok(Response::builder().status(status).body("a body\n".to_owned().into())?);
+        }
+        "/target" => format!("{} {}\n", request.uri().authority().map_or("", |a| a.as_str()), request.uri().path()),
         "/echo" => return Ok(Response::new(request.into_body())),
+        "/drain" => drain(request.into_body()).await?,
         "/env" => env::vars().map(|(name, value)| format!("{name}={value}\n")).collect(),
         "/slow" => {
             wstd::task::sleep(Duration::from_millis(number)).await;
@@ -49,6 +62,15 @@ fn number(query: &str) -> u64 {
     query.split_once('=').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
 }
 
+/// Takes a body as it comes, and keeps nothing of it.
+async fn drain(body: Body) -> Result<String, Error> {
+    let (mut body, mut bytes) = (body.into_boxed_body(), 0);
+    while let Some(frame) = body.frame().await {
+        bytes += frame?.data_ref().map_or(0, |data| data.len());
+    }
+    Ok(format!("{bytes} bytes\n"))
+}
+
 /// Takes this many million steps, about a millisecond each: however busy the machine is, it is the same work.
 fn compute(millions: u64) -> String {
     for step in 0..millions * 1_000_000 {
@@ -61,6 +83,12 @@ fn compute(millions: u64) -> String {
 fn grow(mebibytes: u64) -> String {
     let memory = vec![1u8; (mebibytes as usize) << 20];
     format!("{} bytes\n", black_box(&memory).len())
+}
+
+/// An answer with the header of a query like `name=value`.
+fn header(query: &str) -> Result<Response<Body>, Error> {
+    let (name, value) = query.split_once('=').unwrap_or(("name", "value"));
+    Ok(Response::builder().header(name, value).body("with a header\n".to_owned().into())?)
 }
 
 fn files() -> String {

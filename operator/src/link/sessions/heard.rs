@@ -74,7 +74,7 @@ fn answers_are_looked_at_of_what_a_shim_is_to_serve_and_has_loaded() {
         sessions.assign(assigned(service, 1, &["p"]));
     }
     let key = open(&mut sessions, "p", hello("f", &[("served", 1), ("left", 1)]), &[]);
-    sessions.assign(Assigned { left: BTreeMap::from([("p".to_owned(), 10)]), ..assigned("left", 1, &["q"]) });
+    sessions.assign(Assigned { beside: BTreeMap::from([("p".to_owned(), 10)]), ..assigned("left", 1, &["q"]) });
     let tell = |sessions: &mut Sessions, key: &SessionKey, seconds: u64| {
         let pace = Some(v1::Pace { waiting: 0, answered: seconds * 20, weights: seconds * 20 * 12_000 });
         let said = |uid: &str| v1::ServiceLoad { service_uid: uid.into(), pace, ..Default::default() };

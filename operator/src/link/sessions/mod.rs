@@ -149,7 +149,7 @@ impl Sessions {
         if self.buried.contains_key(&uid) {
             return;
         }
-        for pod_uid in assigned.budgets.keys().chain(assigned.left.keys()) {
+        for pod_uid in assigned.budgets.keys().chain(assigned.beside.keys()) {
             self.touch(pod_uid, &uid);
         }
         self.services.insert(uid, Arc::new(assigned));

@@ -37,6 +37,7 @@ pub(super) fn assigned(service: &str, generation: u64, pods: &[&str]) -> Assigne
         wasmtime: "1.2.3".into(),
         target: "t".into(),
         http: HttpWorld::P2,
+        flavour: podless_engine::Flavour::P2,
         made_at: String::new(),
     };
     let artifact = Artifact { seal, sealed: "{}".into(), sealer: "k".into(), code: Arc::new(code) };
@@ -48,6 +49,7 @@ pub(super) fn assigned(service: &str, generation: u64, pods: &[&str]) -> Assigne
         env: Env::default(),
         logging: false,
         outbound_http: None,
+        reuse: Default::default(),
         instance_memory: 1,
         timeout_millis: 1,
         concurrency: 10,
@@ -60,9 +62,11 @@ pub(super) fn assigned(service: &str, generation: u64, pods: &[&str]) -> Assigne
         content: Arc::new(content),
         fingerprint: generation.to_string(),
         parked: false,
+        hosts: vec![],
+        created_at: 0,
         replicas: pods.iter().map(|pod| (format!("node of {pod}"), 2)).collect(),
         budgets: pods.iter().map(|pod| ((*pod).to_owned(), 20)).collect(),
-        left: BTreeMap::new(),
+        beside: BTreeMap::new(),
     }
 }
 
@@ -324,7 +328,7 @@ fn a_shim_that_was_left_is_told_what_is_true_now_and_keeps_nothing_resident() {
     let (p, q) = (open(&mut sessions, "p", hello("f", &[]), &[]), open(&mut sessions, "q", hello("f", &[]), &[]));
     sessions.assign(assigned("a", 1, &["p", "q"]));
     assert_eq!(drain(&mut sessions, &q), ["assign a 1 20", "synced"]);
-    sessions.assign(Assigned { left: BTreeMap::from([("q".to_owned(), 10)]), ..assigned("a", 2, &["p"]) });
+    sessions.assign(Assigned { beside: BTreeMap::from([("q".to_owned(), 10)]), ..assigned("a", 2, &["p"]) });
     assert_eq!(drain(&mut sessions, &p), ["assign a 2 20", "synced"]);
     assert_eq!(drain(&mut sessions, &q), ["assign a 2 10 parked"]);
     assert!(sessions.code_for("q", "code of a").is_some(), "it may have to fetch it");

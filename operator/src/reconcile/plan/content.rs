@@ -8,7 +8,7 @@ use podless_crds::{Image, MetricType, Reason, WasmService};
 use super::Rejected;
 use crate::{
     build::Built,
-    link::content::{Artifact, Content},
+    link::content::{Artifact, Content, Reuse},
     reconcile::{env::Env, pin::resolved_for, quantity},
     schedule::Cost,
 };
@@ -79,6 +79,7 @@ pub(super) fn content_of<'a>(
         logging: spec.capabilities.logging.is_some(),
         outbound_http: spec.capabilities.outbound_http.clone(),
         instance_memory: amounts.instance_memory,
+        reuse: Reuse::from(&spec.instance),
         timeout_millis: u64::try_from(spec.timeout_seconds).unwrap_or(0) * 1000,
         concurrency: spec.concurrency(),
         count_cpu: service.spec.scaling().is_some_and(|scaling| scaling.metric.kind == MetricType::Cpu),

@@ -24,11 +24,18 @@ pub(super) fn content_name(salt: &[u8], content: &Content, port: u16) -> String 
 }
 
 /// Name of exactly what is assigned.
-pub(super) fn fingerprint(content: &str, made: &str, nodes: &BTreeMap<String, RecordedNode>, parked: bool) -> String {
+pub(super) fn fingerprint(
+    content: &str,
+    made: &str,
+    hosts: &[String],
+    nodes: &BTreeMap<String, RecordedNode>,
+    parked: bool,
+) -> String {
     let mut hash = Sha256::new();
     hash.update(content);
     hash.update(made);
     hash.update([parked.into()]);
+    hosts.iter().for_each(|host| hash.update(format!("\0host {host}")));
     for (node, RecordedNode { replicas, budget }) in nodes {
         hash.update(format!("\0{node}\0{replicas}\0{budget}"));
     }

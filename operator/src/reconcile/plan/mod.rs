@@ -23,10 +23,12 @@ use super::{
     children::{Child, Recorded, RecordedNode, service_object, slice_name},
     observe::Observed,
     slices::{Common, Families, Family, SlicePlan, ours},
+    targets::may_be_on,
     views::ShimView,
 };
 use crate::{
     build::{BuildState, Built},
+    hosts::created_at,
     link::{content::Assigned, sessions::Growth},
     nodes::facts::ZONE,
     schedule::Cost,
@@ -116,6 +118,8 @@ pub struct Facts {
     pub placeable: bool,
     /// There is, and a shim could be given it if there were machine code for it.
     pub unmade: bool,
+    /// Nodes with a shim that do not answer for its hosts, if it has some.
+    pub unhosted: usize,
     /// The image that was assigned, when this leader knows it.
     pub image: Option<Image>,
 }
@@ -185,6 +189,9 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         None => Places { replicas: stay(&current, &shims), short: None },
     };
     shims.choose(&replicas);
+    let hosts = o.hosts.accepted.clone();
+    let told = record.as_ref().is_some_and(|record| record.hosted);
+    shims.host(!hosts.is_empty(), told, |node| may_be_on(&o.service, &o.id.uid, node, &o.nodes));
 
     let families = Families::of(&o.child, &o.slices, name, settings.family);
     let mut targets = shims.targets(&replicas, &before);
@@ -197,7 +204,7 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         let nodes = replicas.iter().map(|(node, &n)| (node.clone(), RecordedNode { replicas: n, budget: budget(n) }));
         let (nodes, parked) = (nodes.collect(), o.demand.is_parked());
         let name = content_name(&settings.salt, content, port);
-        let print = fingerprint(&name, &content.made(), &nodes, parked);
+        let print = fingerprint(&name, &content.made(), &hosts, &nodes, parked);
         let seen = seen(shims.given(&before, assigned)).max(o.withdrawn);
         // A restored API server has an older record than that of what shims serve. But the same content may have been
         // assigned anew without being recorded: see `resealed`.
@@ -212,19 +219,31 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
             since: record.as_ref().filter(|r| r.content == name && !outdated(r)).map_or(generation, |r| r.since),
             content: name,
             withdrawn: o.withdrawn,
+            hosted: !hosts.is_empty() || shims.hosts_still(generation),
             nodes,
             cpu_millis: amounts.each.cpu_millis,
             memory: amounts.each.memory,
         };
         let budgets = shims.chosen.iter().map(|s| (s.pod_uid.clone(), budget(replicas[&s.node]))).collect();
-        // One replica's worth, for connections that are still open; nothing where it is stopped.
-        let left = shims
-            .left(&targets, &before, assigned)
+        // One replica's worth, for connections that are still open and for the shared port; nothing where it is stopped.
+        let beside = shims
+            .beside(&targets, &before, assigned)
             .into_iter()
             .map(|s| (s.pod_uid.clone(), budget(o.demand.wanted().min(1))));
-        let left = left.collect();
-        let (service, content, replicas) = (o.id.clone(), content.clone(), replicas.clone());
-        (record, Assigned { service, generation, port, content, fingerprint: print, replicas, parked, budgets, left })
+        let assigned = Assigned {
+            service: o.id.clone(),
+            generation,
+            port,
+            content: content.clone(),
+            fingerprint: print,
+            hosts: hosts.clone(),
+            created_at: created_at(&o.service),
+            replicas: replicas.clone(),
+            parked,
+            budgets,
+            beside: beside.collect(),
+        };
+        (record, assigned)
     });
     let (record, next) = match next {
         Some((record, next)) => (Some(record), Some(next)),
@@ -276,6 +295,7 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
         patience: o.patience,
         placeable: content.is_some(),
         unmade: !shims.unmade.is_empty(),
+        unhosted: if hosts.is_empty() { 0 } else { shims.unhosted() },
         image: next.as_ref().map(|n| n.content.image.clone()),
     };
     let common = Common { owner: &o.service, port, namespace: &settings.namespace, families: &families };

@@ -92,6 +92,10 @@ pub(super) struct Shims<'a> {
     pub(super) chosen: Vec<&'a ShimView>,
     /// Those that could be given it, if there were machine code for them.
     pub(super) unmade: Vec<&'a ShimView>,
+    /// Those that answer for its hosts.
+    pub(super) hosted: Vec<&'a ShimView>,
+    /// All were told of it, for it had hosts.
+    told: bool,
 }
 
 impl<'a> Shims<'a> {
@@ -111,7 +115,7 @@ impl<'a> Shims<'a> {
             usable = all.iter().filter(|s| placed(s) && !s.terminating).collect();
         }
         let unmade = all.iter().filter(|s| s.assignable() && !runs(s)).collect();
-        Self { all, usable, chosen: vec![], unmade }
+        Self { all, usable, chosen: vec![], unmade, hosted: vec![], told: false }
     }
 
     /// Every usable shim of a chosen node: while one replaces another, both.
@@ -119,31 +123,51 @@ impl<'a> Shims<'a> {
         self.chosen = self.usable.iter().filter(|s| replicas.contains_key(&s.node)).copied().collect();
     }
 
+    /// Clients of the shared port come to any shim: each that may serve it answers for its hosts, replicas there or not. All
+    /// `told` before are told when it has none any more.
+    pub(super) fn host(&mut self, has: bool, told: bool, may: impl Fn(&str) -> bool) {
+        let usable = self.usable.iter().filter(|s| has && s.assignable() && may(&s.node));
+        (self.hosted, self.told) = (usable.copied().collect(), told);
+    }
+
+    /// Nodes with a shim that do not answer for its hosts.
+    pub(super) fn unhosted(&self) -> usize {
+        let hosted: BTreeSet<_> = self.hosted.iter().map(|s| &s.node).collect();
+        let with_shim: BTreeSet<_> = self.all.iter().filter(|s| s.assignable()).map(|s| &s.node).collect();
+        with_shim.difference(&hosted).count()
+    }
+
+    /// Whether one of the shims may still answer for hosts that it has no more: it has not heard of this generation.
+    pub(super) fn hosts_still(&self, generation: u64) -> bool {
+        let unheard = |s: &ShimView| !s.connected || s.serves.is_some_and(|serves| serves < generation);
+        self.told && self.all.iter().any(|s| !s.terminating && unheard(s))
+    }
+
+    fn is_told(&self, shim: &ShimView, before: &Before<'_>, assigned: Option<&Assigned>) -> bool {
+        self.told || before.listed(shim) || assigned.is_some_and(|a| a.share(&shim.pod_uid).is_some())
+    }
+
     /// Shims that were given the service, or are to be. What others say that they serve of it is no reason for anything:
     /// they would be told nothing that they could refuse.
     pub(super) fn given(&self, before: &Before<'_>, assigned: Option<&Assigned>) -> impl Iterator<Item = &'a ShimView> {
-        let chosen: BTreeSet<&str> = self.chosen.iter().map(|s| s.pod_uid.as_str()).collect();
-        self.all.iter().filter(move |s| {
-            chosen.contains(s.pod_uid.as_str())
-                || before.listed(s)
-                || assigned.is_some_and(|a| a.share(&s.pod_uid).is_some())
-        })
+        let new: BTreeSet<&str> = self.chosen.iter().chain(&self.hosted).map(|s| s.pod_uid.as_str()).collect();
+        self.all.iter().filter(move |s| new.contains(s.pod_uid.as_str()) || self.is_told(s, before, assigned))
     }
 
-    /// Shims that were given the service and that nothing sends new connections to any more. That one says that it has it
-    /// is not enough: it would be told what it must not know.
-    pub(super) fn left(
+    /// Shims that were given the service and that nothing sends new connections to any more, and those that only answer for
+    /// its hosts. That one says that it has it is not enough: it would be told what it must not know.
+    pub(super) fn beside(
         &self,
         targets: &[Target],
         before: &Before<'_>,
         assigned: Option<&Assigned>,
     ) -> Vec<&'a ShimView> {
-        let given = |s: &ShimView| before.listed(s) || assigned.is_some_and(|a| a.share(&s.pod_uid).is_some());
         let chosen = self.chosen.iter().map(|s| s.pod_uid.as_str());
         let stay: BTreeSet<&str> = targets.iter().map(|t| t.pod_uid.as_str()).chain(chosen).collect();
-        let left =
-            |s: &&ShimView| s.assignable() && s.serves.is_some() && given(s) && !stay.contains(s.pod_uid.as_str());
-        self.all.iter().filter(left).collect()
+        let hosted: BTreeSet<_> = self.hosted.iter().map(|s| s.pod_uid.as_str()).collect();
+        let left = |s: &ShimView| s.serves.is_some() && self.is_told(s, before, assigned);
+        let beside = |s: &&ShimView| s.assignable() && !stay.contains(s.pod_uid.as_str());
+        self.all.iter().filter(beside).filter(|s| hosted.contains(s.pod_uid.as_str()) || left(s)).collect()
     }
 
     pub(super) fn targets(&self, replicas: &BTreeMap<String, u32>, before: &Before<'_>) -> Vec<Target> {

@@ -72,6 +72,23 @@ fn what_is_granted_is_told() {
 }
 
 #[test]
+fn how_often_instances_are_used_is_told_and_is_a_new_generation() {
+    let mut world = served(&["a"], 1);
+    let told = |world: &World| {
+        let assigned = world.assigned.clone().expect("assigned");
+        let told = assigned.content.assignment(&assigned.service, 1, 20_001, 1, &assigned.content.artifacts["f"]);
+        [told.max_invocations, told.max_concurrency, told.pool_size, told.idle_seconds]
+    };
+    assert_eq!(told(&world), [None; 4], "the shims' defaults");
+    let before = world.generation();
+    let instance = json!({"maxInvocations": 7, "maxConcurrency": 3, "poolSize": 0, "idleSeconds": 60});
+    world.change(|s| s.spec.revision.instance = serde_json::from_value(instance).expect("an instance"));
+    world.turn().expect("planned");
+    assert_eq!(told(&world), [Some(7), Some(3), Some(0), Some(60)]);
+    assert!(world.generation() > before);
+}
+
+#[test]
 fn stopped_is_an_answer_and_not_a_failure() {
     let mut world = served(&["a", "b"], 2);
     world.change(|s| s.spec.replicas = Some(0));
@@ -365,17 +382,17 @@ fn who_is_left_is_told_what_is_true_now() {
     let mut world = served(&["a", "b", "c"], 3);
     world.change(|s| s.spec.replicas = Some(2));
     world.turn().expect("planned");
-    assert!(world.assigned.clone().expect("assigned").left.is_empty() == (world.endpoints().len() == 3));
+    assert!(world.assigned.clone().expect("assigned").beside.is_empty() == (world.endpoints().len() == 3));
     world.load();
     let assigned = world.assigned.clone().expect("assigned");
-    assert_eq!((assigned.budgets.len(), assigned.left.values().copied().collect::<Vec<_>>()), (2, vec![100]));
-    let (left, generation) = (assigned.left.keys().next().expect("one").clone(), assigned.generation);
+    assert_eq!((assigned.budgets.len(), assigned.beside.values().copied().collect::<Vec<_>>()), (2, vec![100]));
+    let (left, generation) = (assigned.beside.keys().next().expect("one").clone(), assigned.generation);
     assert!(assigned.share(&left).is_some_and(|share| share.parked));
     // Who only says that it has it is told nothing.
     world.shims.push(ShimView { serves: Some(1), ..shim("liar") });
     world.turn().expect("planned");
     let assigned = world.assigned.clone().expect("assigned");
-    assert_eq!((assigned.left.keys().collect::<Vec<_>>(), assigned.share("uid-liar")), (vec![&left], None));
+    assert_eq!((assigned.beside.keys().collect::<Vec<_>>(), assigned.share("uid-liar")), (vec![&left], None));
     world.shims.pop();
     // Nothing new is said when it has heard it; a change of what is served is.
     world.turn().expect("planned");
@@ -385,10 +402,10 @@ fn who_is_left_is_told_what_is_true_now() {
     world.turn().expect("planned");
     let assigned = world.assigned.clone().expect("assigned");
     assert_eq!(
-        (assigned.left.keys().collect::<Vec<_>>(), assigned.content.image.digest.as_str()),
+        (assigned.beside.keys().collect::<Vec<_>>(), assigned.content.image.digest.as_str()),
         (vec![&left], "sha256:two")
     );
     world.change(|s| s.spec.replicas = Some(0));
     world.turn().expect("planned");
-    assert!(world.assigned.clone().expect("assigned").left.values().all(|budget| *budget == 0), "stopped there too");
+    assert!(world.assigned.clone().expect("assigned").beside.values().all(|budget| *budget == 0), "stopped there too");
 }

@@ -1,10 +1,11 @@
 //! Scenes of a service's life, played without a cluster: each turn plans, pretends to apply, and writes the status.
 //! `life` are those of a service and its shims, `outages` what is out of sight or cannot be made, `fields` those of
-//! single fields of the spec, `anything` is what holds whatever happens.
+//! single fields of the spec, `hosts` those of the shared port, `anything` is what holds whatever happens.
 
 mod anything;
 mod engine;
 mod fields;
+mod hosts;
 mod life;
 mod outages;
 mod policies;
@@ -28,7 +29,7 @@ use podless_artifact::{
     seal::{HttpWorld, Seal, SealKey},
 };
 use podless_crds::{ConditionType, EnvVar, Reason, WasmService};
-use podless_engine::Target;
+use podless_engine::{Flavour, Target};
 use serde_json::json;
 
 use super::{
@@ -48,6 +49,7 @@ use super::{
 use crate::{
     autoscale::Decision,
     build::{BuildState, Built, Code, Origin, Phase, Rejection},
+    hosts::Hosts,
     link::{
         content::{Assigned, Content},
         sessions::{Failure, Growth},
@@ -81,6 +83,7 @@ fn built_for(engine: &str, component: &str) -> BuildState {
         wasmtime: "1.2.3".into(),
         target: "t".into(),
         http: HttpWorld::P2,
+        flavour: Flavour::P2,
         made_at: "2026-01-31T12:00:00Z".into(),
     };
     let sealed = SealKey::from_random([1; 32]).seal(&seal).expect("sealed");
@@ -105,6 +108,8 @@ fn rejected(reason: Reason, transient: bool) -> BuildState {
 
 struct World {
     service: WasmService,
+    /// What it has of the hosts that it asks for.
+    hosts: Hosts,
     /// What policies say.
     judgement: Judgement,
     build: BuildState,
@@ -168,6 +173,7 @@ impl World {
         service.metadata.generation = Some(1);
         Self {
             service,
+            hosts: Hosts::default(),
             judgement: Judgement::default(),
             build: built("one"),
             other_targets: BTreeMap::new(),
@@ -203,6 +209,7 @@ impl World {
             slices: self.slices.clone(),
             withdrawn: record.as_ref().map_or(0, |record| record.withdrawn),
             record,
+            hosts: self.hosts.clone(),
             judgement: self.judgement.clone(),
             build,
             other_targets: self.other_targets.clone(),

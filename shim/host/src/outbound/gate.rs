@@ -7,16 +7,19 @@ use std::sync::{
 
 use ipnet::IpNet;
 use podless_link::v1::OutboundHttp;
+use tokio::sync::Semaphore;
 use wasmtime_wasi_http::Error;
 
 use super::{
     allow::{AllowedHosts, Target},
-    place::Places,
+    place::{Places, node_lookups},
     tls::Tls,
 };
 use crate::{
     bucket::Bucket,
     log::{Message, ServiceLog, Stream},
+    memory::ServiceMemory,
+    turns::Turns,
 };
 
 /// What a service is granted.
@@ -41,8 +44,10 @@ impl Grant {
 
 /// What all services of a node share on the way out.
 pub struct NodeGate {
-    /// Requests and look-ups at once.
-    pub(super) places: Places,
+    /// Connections at once, shared by namespaces.
+    connections: Arc<Turns>,
+    /// Look-ups at once.
+    lookups: Arc<Semaphore>,
     /// TLS.
     pub(super) tls: Tls,
 }
@@ -50,7 +55,7 @@ pub struct NodeGate {
 impl NodeGate {
     /// A gate for so many connections at once.
     pub fn new(connections: usize) -> Self {
-        Self { places: Places::of_a_node(connections), tls: Tls::default() }
+        Self { connections: Turns::new(connections), lookups: node_lookups(), tls: Tls::default() }
     }
 }
 
@@ -69,6 +74,8 @@ pub struct Counts {
 pub struct ServiceGate {
     /// Where the service logs.
     pub log: Arc<ServiceLog>,
+    /// The linear memory of its instances.
+    pub memory: Arc<ServiceMemory>,
     counts: Arc<Counts>,
     /// Requests and look-ups at once.
     pub(super) places: Places,
@@ -77,10 +84,17 @@ pub struct ServiceGate {
 }
 
 impl ServiceGate {
-    /// A service that logs and counts here.
-    pub fn new(log: Arc<ServiceLog>, counts: Arc<Counts>) -> Self {
+    /// A service of a namespace that logs and counts here.
+    pub fn new(
+        node: &NodeGate,
+        namespace: &str,
+        log: Arc<ServiceLog>,
+        memory: Arc<ServiceMemory>,
+        counts: Arc<Counts>,
+    ) -> Self {
         let lines = Mutex::new(Bucket::new(1, 1, std::time::Instant::now()));
-        Self { log, counts, places: Places::of_a_service(), lines }
+        let places = Places::new(node.connections.of(namespace), node.lookups.clone());
+        Self { log, memory, counts, places, lines }
     }
 
     /// Says, at most once a second, that a request was denied.

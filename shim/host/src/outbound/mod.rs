@@ -28,7 +28,6 @@ pub use self::gate::{Counts, Grant, NodeGate, ServiceGate};
 use self::{
     allow::{Scheme, Target},
     exchange::{Connection, Times, exchange, prepare},
-    place::Places,
     resolve::resolve,
 };
 
@@ -82,7 +81,7 @@ impl Outbound {
         let asked = |time: Option<Duration>| time.map_or(self.limit, |time| time.min(self.limit));
         let now = Instant::now();
         let until = now + asked(options.connect_timeout).min(CONNECT);
-        let place = Places::connection(&self.service.places, &self.node.places, until).await;
+        let place = self.service.places.connection(until).await;
         let place = place.ok_or(Error::ConnectionLimitReached)?;
         let stream = self.connect(&target, until).await?;
         let request = prepare(request, &target)?;
@@ -101,7 +100,7 @@ impl Outbound {
             );
             self.service.deny(target, &why, Error::DestinationIpProhibited)
         };
-        let found = resolve(&target.host, &self.grant.ranges, &self.service.places, &self.node.places, until).await?;
+        let found = resolve(&target.host, &self.grant.ranges, &self.service.places, until).await?;
         if let (true, Some(refused)) = (found.allowed.is_empty(), found.refused) {
             return Err(prohibited(refused));
         }

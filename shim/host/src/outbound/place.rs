@@ -1,12 +1,14 @@
 //! How many requests may be on their way out, and how many names being resolved: a slow server must not take the node's
-//! descriptors, nor a slow resolver its threads. No IO but the clock.
+//! descriptors, nor a slow resolver its threads. What the node has is shared by namespaces. No IO but the clock.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
+
+use crate::turns::{self, Way};
 
 /// Requests of one service that may be on their way out of a node.
 const OF_A_SERVICE: usize = 128;
@@ -17,53 +19,71 @@ const LOOKUPS_OF_A_SERVICE: usize = 8;
 /// The same of all services.
 const LOOKUPS: usize = 256;
 
-/// Places for connections and look-ups.
+/// A service's places for connections and look-ups.
 pub(crate) struct Places {
+    /// Made for the first request: most services never send one.
+    own: OnceLock<Box<Own>>,
+    node: Arc<Way>,
+    node_lookups: Arc<Semaphore>,
+}
+
+/// What is the service's own.
+struct Own {
     admitted: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     lookups: Arc<Semaphore>,
 }
 
-/// One place of the service's and one of the node's, given back when the last clone is dropped.
+impl Default for Own {
+    fn default() -> Self {
+        let places = |number| Arc::new(Semaphore::new(number));
+        Self { admitted: places(ADMITTED), connections: places(OF_A_SERVICE), lookups: places(LOOKUPS_OF_A_SERVICE) }
+    }
+}
+
+/// A connection's place of the service's and of the node's, given back when the last clone is dropped.
 #[derive(Clone)]
-pub(crate) struct Place(#[expect(dead_code, reason = "held until it is dropped")] Arc<[OwnedSemaphorePermit; 2]>);
+pub(crate) struct Place(
+    #[expect(dead_code, reason = "held until it is dropped")] Arc<(OwnedSemaphorePermit, turns::Place)>,
+);
+
+/// A look-up's places, likewise.
+pub(crate) struct Lookup(#[expect(dead_code, reason = "held until it is dropped")] [OwnedSemaphorePermit; 2]);
+
+/// The node's places for look-ups.
+pub(crate) fn node_lookups() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(LOOKUPS))
+}
 
 impl Places {
-    /// The places of one service.
-    pub(crate) fn of_a_service() -> Self {
-        Self::new(OF_A_SERVICE, LOOKUPS_OF_A_SERVICE)
+    /// The places of one service, whose namespace has this way to those of the node.
+    pub(crate) fn new(node: Arc<Way>, node_lookups: Arc<Semaphore>) -> Self {
+        Self { own: OnceLock::new(), node, node_lookups }
     }
 
-    /// The places of a node that may have so many connections to other servers.
-    pub(crate) fn of_a_node(connections: usize) -> Self {
-        Self::new(connections, LOOKUPS)
-    }
-
-    fn new(connections: usize, lookups: usize) -> Self {
-        let places = |number| Arc::new(Semaphore::new(number));
-        Self { admitted: places(ADMITTED), connections: places(connections), lookups: places(lookups) }
+    fn own(&self) -> &Own {
+        self.own.get_or_init(Box::default)
     }
 
     /// A place to wait in, if there is one at once.
     pub(crate) fn admit(&self) -> Option<OwnedSemaphorePermit> {
-        self.admitted.clone().try_acquire_owned().ok()
+        self.own().admitted.clone().try_acquire_owned().ok()
     }
 
     /// A place for a connection, of the service first: who has none there takes none of the node's.
-    pub(crate) async fn connection(service: &Self, node: &Self, until: Instant) -> Option<Place> {
-        both(&service.connections, &node.connections, until).await
+    pub(crate) async fn connection(&self, until: Instant) -> Option<Place> {
+        let ours = one(&self.own().connections, until).await?;
+        Some(Place(Arc::new((ours, self.node.take(until).await.ok()?))))
     }
 
     /// A place for a look-up, likewise.
-    pub(crate) async fn lookup(service: &Self, node: &Self, until: Instant) -> Option<Place> {
-        both(&service.lookups, &node.lookups, until).await
+    pub(crate) async fn lookup(&self, until: Instant) -> Option<Lookup> {
+        Some(Lookup([one(&self.own().lookups, until).await?, one(&self.node_lookups, until).await?]))
     }
 }
 
-async fn both(service: &Arc<Semaphore>, node: &Arc<Semaphore>, until: Instant) -> Option<Place> {
-    let ours = timeout_at(until, service.clone().acquire_owned()).await.ok()?.ok()?;
-    let nodes = timeout_at(until, node.clone().acquire_owned()).await.ok()?.ok()?;
-    Some(Place(Arc::new([ours, nodes])))
+async fn one(places: &Arc<Semaphore>, until: Instant) -> Option<OwnedSemaphorePermit> {
+    timeout_at(until, places.clone().acquire_owned()).await.ok()?.ok()
 }
 
 #[cfg(test)]
@@ -71,10 +91,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::turns::Turns;
 
     #[test]
     fn who_asks_without_end_is_refused_at_once() {
-        let places = Places::of_a_service();
+        let places = Places::new(Turns::new(1).of("a"), node_lookups());
         let mut admitted: Vec<_> = (0..ADMITTED).map(|_| places.admit().expect("a place")).collect();
         assert!(places.admit().is_none());
         admitted.pop();
@@ -82,18 +103,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_service_does_not_take_anothers_places() {
-        let (node, loud, quiet) = (Places::new(4, 1), Places::new(3, 1), Places::new(3, 1));
-        let soon = || Instant::now() + Duration::from_millis(200);
+    async fn neither_a_service_nor_a_namespace_takes_what_others_need() {
+        let (turns, lookups) = (Turns::new(2 * OF_A_SERVICE), node_lookups());
+        let places = |namespace| Places::new(turns.of(namespace), lookups.clone());
+        let soon = || Instant::now() + Duration::from_millis(100);
+        let (loud, louder, quiet) = (places("loud"), places("loud"), places("quiet"));
         let mut held = vec![];
-        for _ in 0..5 {
-            held.push(Places::connection(&loud, &node, soon()).await);
+        while let Some(place) = loud.connection(soon()).await {
+            held.push(place);
         }
-        assert_eq!(held.iter().flatten().count(), 3);
-        assert!(Places::connection(&quiet, &node, soon()).await.is_some());
+        assert_eq!(held.len(), OF_A_SERVICE);
+        while let Some(place) = louder.connection(soon()).await {
+            held.push(place);
+        }
+        assert_eq!(held.len(), 2 * OF_A_SERVICE * 7 / 8, "an eighth is left for others");
+        assert!(quiet.connection(soon()).await.is_some());
         held.remove(0);
-        assert!(Places::connection(&loud, &node, soon()).await.is_some(), "given back");
-        let lookup = Places::lookup(&quiet, &node, soon()).await;
-        assert!(lookup.is_some() && Places::lookup(&loud, &node, soon()).await.is_none(), "the node has one");
+        assert!(loud.connection(soon()).await.is_some(), "given back");
+    }
+
+    #[tokio::test]
+    async fn names_are_resolved_a_few_at_a_time() {
+        let places = Places::new(Turns::new(1).of("a"), Arc::new(Semaphore::new(1)));
+        let soon = || Instant::now() + Duration::from_millis(100);
+        let lookup = places.lookup(soon()).await;
+        assert!(lookup.is_some() && places.lookup(soon()).await.is_none(), "the node has one");
     }
 }

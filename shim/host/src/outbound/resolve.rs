@@ -28,18 +28,12 @@ pub(crate) struct Found {
 }
 
 /// Resolves a host. A look-up keeps its place for as long as the resolver is busy, also when nobody waits any more.
-pub(crate) async fn resolve(
-    host: &Host,
-    granted: &[IpNet],
-    service: &Places,
-    node: &Places,
-    until: Instant,
-) -> Result<Found, Error> {
+pub(crate) async fn resolve(host: &Host, granted: &[IpNet], places: &Places, until: Instant) -> Result<Found, Error> {
     let name = match host {
         Host::Address(address) => return Ok(sort(&[*address], granted)),
         Host::Name(name) => name.clone(),
     };
-    let place = Places::lookup(service, node, until).await.ok_or(Error::DnsTimeout)?;
+    let place = places.lookup(until).await.ok_or(Error::DnsTimeout)?;
     let lookup = spawn_blocking(move || -> io::Result<Vec<IpAddr>> {
         let found = (name.as_str(), 0).to_socket_addrs()?.map(|address| address.ip()).collect();
         drop(place);
