@@ -54,8 +54,7 @@ fn runner_config(target: Target, flavour: Flavour, pool: Pool) -> Config {
         .total_core_instances(several)
         .total_memories(pool.instances.max(parts))
         .total_tables(several)
-        // A component that blocks in async code holds a second stack for a moment.
-        .total_stacks(pool.instances.saturating_add(pool.instances / 8).saturating_add(8))
+        .total_stacks(stacks(flavour, pool.instances))
         .max_core_instances_per_component(MAX_PARTS.instances as u32)
         .max_memories_per_component(parts)
         .max_tables_per_component(MAX_PARTS.tables as u32)
@@ -81,9 +80,26 @@ fn runner_config(target: Target, flavour: Flavour, pool: Pool) -> Config {
     config
 }
 
+/// Stacks for so many instances, and some: one that finds none ends with all its requests. Of WASI 0.2 one that blocks
+/// in async code holds a second one for a moment; of 0.3 it holds one for its event loop, and one for each component
+/// inside that waits in a blocking call.
+fn stacks(flavour: Flavour, instances: u32) -> u32 {
+    let stacks = match flavour {
+        Flavour::P2 => instances.saturating_add(instances / 8),
+        Flavour::P3 => instances.saturating_mul(3),
+    };
+    stacks.saturating_add(8)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_instance_of_0_3_has_a_stack_beside_that_of_its_event_loop() {
+        assert_eq!(Flavour::ALL.map(|flavour| stacks(flavour, 80)), [98, 248]);
+        assert_eq!(Flavour::ALL.map(|flavour| stacks(flavour, u32::MAX)), [u32::MAX; 2]);
+    }
 
     #[test]
     fn pools_of_all_sizes_start() {

@@ -29,6 +29,8 @@ pub(crate) struct Runner {
     pub(crate) engine: Engine,
     /// What may be linked.
     pub(crate) linkers: Linkers,
+    /// Places of the node for each of its slots.
+    pub(crate) places: u64,
 }
 
 /// One engine for each flavour of component.
@@ -55,7 +57,7 @@ pub(crate) fn start(target: Target, asked: Option<u32>, limits: Limits) -> anyho
         let pool = Pool { instances, warm: warm(limits.memory).min(instances), pagemap_scan: !limits.swap };
         let runner = runner(target, flavour, pool).and_then(|engine| {
             let linkers = Linkers::new(&engine, flavour)?;
-            Ok(Runner { engine, linkers })
+            Ok(Runner { engine, linkers, places: u64::from(capacity.instances / instances) })
         });
         runner.map_err(|error| anyhow!("{error:#}")).with_context(|| format!("the engine {flavour} cannot be started"))
     };

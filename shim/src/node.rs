@@ -15,8 +15,9 @@ const LARGEST_POOL: u64 = 30_000;
 const ADDRESSES_PER_INSTANCE: u64 = (5 << 30) + (80 << 20);
 /// Addresses that are left for everything else, of the 128 TiB that a process has by default.
 const ADDRESSES_LEFT: u64 = 64 << 30;
-/// Mappings of one: a live instance has four of its own, and its stack's guard splits the pool in two, in both engines.
-const MAPPINGS_PER_INSTANCE: u64 = 7;
+/// Mappings of one: a live instance has four of its own, and each stack's guard splits the pool in two: nine stacks for
+/// eight instances in one engine, three for each of a quarter as many in the other.
+const MAPPINGS_PER_INSTANCE: u64 = 8;
 /// Mappings of one service's code.
 const MAPPINGS_PER_CODE: u64 = 5;
 /// Mappings that are left for the shim itself.
@@ -146,12 +147,12 @@ mod tests {
     fn what_is_scarcest_bounds() {
         for (asked, limits, instances, bounded_by) in [
             (None, limits(1 << 20, 1 << 10), 10_000, "pool"),
-            (None, limits(65_530, 1 << 10), 6_218, "maxMapCount"),
+            (None, limits(65_530, 1 << 10), 5_441, "maxMapCount"),
             (None, limits(65_530, 8), 4_096, "memory"),
             (None, limits(65_530, 0), 16, "memory"),
             (Some(100), limits(65_530, 8), 100, "pool"),
-            (Some(6_000), limits(65_530, 8), 6_000, "pool"),
-            (Some(20_000), limits(65_530, 8), 6_218, "maxMapCount"),
+            (Some(5_000), limits(65_530, 8), 5_000, "pool"),
+            (Some(20_000), limits(65_530, 8), 5_441, "maxMapCount"),
             (Some(60_000), limits(1 << 20, 8), 25_798, "addressSpace"),
             (Some(0), limits(65_530, 8), 1, "pool"),
             (None, limits(0, 8), 16, "maxMapCount"),
@@ -165,9 +166,9 @@ mod tests {
     #[test]
     fn what_the_pool_leaves_is_for_code() {
         let small = limits(65_530, 16);
-        assert_eq!(room(6_218, None, small), Room { codes: 4_000, bytes: 214_748_364 });
-        assert_eq!(room(1_000, Some(512), small), Room { codes: 11_306, bytes: 512 << 20 });
-        assert_eq!(room(10_000, None, limits(1 << 18, 256)).codes, 38_028, "a node that was tuned");
+        assert_eq!(room(5_441, None, small), Room { codes: 4_000, bytes: 214_748_364 });
+        assert_eq!(room(1_000, Some(512), small), Room { codes: 11_106, bytes: 512 << 20 });
+        assert_eq!(room(10_000, None, limits(1 << 18, 256)).codes, 36_028, "a node that was tuned");
         assert_eq!(room(10_000, None, limits(0, 16)).codes, 16);
     }
 

@@ -87,9 +87,10 @@ async fn a_node_ten_times_slower_than_the_others_gets_nothing_new_for_a_while() 
     let victim = nodes.last().context("a node")?;
     turns(&namespace, &nodes, victim, true).await?;
     let plan = Plan {
-        // No more than the slow node can do as well.
-        guest: Guest::Busy(12),
-        rate: 5,
+        // No more than the slow node can do as well, in as many small pieces as tell how quick it is; each too short to go on in
+        // the background, where it would also wait for whatever else this machine does.
+        guest: Guest::Busy(2),
+        rate: 20,
         most: Duration::from_secs(400),
         patience: Duration::from_secs(10),
         ..Plan::default()

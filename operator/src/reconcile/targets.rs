@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use podless_crds::WasmService;
+use podless_crds::{Toleration, TolerationOperator, WasmService, WasmServiceSpec};
 use podless_engine::{Target, fingerprint};
 
 use super::children::Recorded;
 use crate::{
     build::BuildState,
-    nodes::facts::NodeFacts,
+    nodes::facts::{NodeFacts, UNSCHEDULABLE},
     schedule::{Ask, Cost, admits},
 };
 
@@ -24,8 +24,8 @@ pub(super) fn targets<'a>(
     may_miss: bool,
     nodes: &BTreeMap<String, NodeFacts>,
 ) -> BTreeSet<Target> {
-    let mut run: BTreeSet<_> =
-        shims.filter(|(node, _)| may_be_on(service, uid, node, nodes)).map(|(_, target)| target).collect();
+    let may = |node: &str| may_be_on(service, uid, &service.spec.tolerations, node, nodes);
+    let mut run: BTreeSet<_> = shims.filter(|(node, _)| may(node)).map(|(_, target)| target).collect();
     if run.is_empty() || may_miss {
         let made = service.status.iter().flat_map(|status| &status.artifacts);
         run.extend(made.filter_map(|made| made.target.parse::<Target>().ok()));
@@ -33,19 +33,37 @@ pub(super) fn targets<'a>(
     if run.is_empty() { [Target::default()].into() } else { run }
 }
 
-/// Whether a service may be on a node, room or not.
-pub(super) fn may_be_on(service: &WasmService, uid: &str, node: &str, nodes: &BTreeMap<String, NodeFacts>) -> bool {
+/// Whether a service with these tolerations may be on a node, room or not.
+pub(super) fn may_be_on(
+    service: &WasmService,
+    uid: &str,
+    tolerations: &[Toleration],
+    node: &str,
+    nodes: &BTreeMap<String, NodeFacts>,
+) -> bool {
     let spec = &service.spec;
     let ask = Ask {
         service: uid,
         replicas: 1,
         node_selector: &spec.node_selector,
         affinity: spec.required_nodes(),
-        tolerations: &spec.tolerations,
+        tolerations,
         each: Cost::default(),
     };
     // A Node that the watch does not show is one without labels or taints.
     admits(&ask, node, nodes.get(node).unwrap_or(&NodeFacts::default()))
+}
+
+/// What a service tolerates where it only answers for its hosts: a node that is cordoned too. Its shim stays there, and is
+/// sent connections of the shared port as before.
+pub(super) fn while_cordoned(spec: &WasmServiceSpec) -> Vec<Toleration> {
+    let cordon = Toleration {
+        key: UNSCHEDULABLE.to_owned(),
+        operator: TolerationOperator::Exists,
+        value: String::new(),
+        effect: None,
+    };
+    spec.tolerations.iter().cloned().chain([cordon]).collect()
 }
 
 /// The build of a service that this leader has not assigned yet, and one before it has: not done before there is again, or

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    io,
+    io, mem,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -55,6 +55,7 @@ impl Control {
             Entry {
                 serving: None,
                 seat: Arc::default(),
+                hosted: None,
                 work: Work::Idle,
                 stats,
                 budget: Budget::new(order.budget),
@@ -149,7 +150,7 @@ impl Control {
                 (reason, passes, error.to_string())
             })
             .and_then(|prepared| {
-                self.install(order, prepared).map_err(|error| ("port-unavailable", true, error.to_string()))
+                self.install(order.clone(), prepared).map_err(|error| ("port-unavailable", true, error.to_string()))
             });
         match result {
             Ok(()) => {
@@ -162,6 +163,19 @@ impl Control {
                     entry.pause = (entry.pause * 2).min(LONGEST_RETRY);
                 }
                 self.unanswer(&uid);
+                // What it has no more may be another's by now, whatever answers here.
+                self.host(&order);
+                if let Some(entry) = self.entries.get_mut(&uid)
+                    && let Some(serving) = entry.serving.as_mut()
+                    && serving.restored
+                    && serving.order.generation == generation
+                {
+                    // A request has had it loaded, so it answers on, and Hello is to say so.
+                    serving.restored = false;
+                    (entry.work, entry.pause) = (Work::Idle, RETRY);
+                    tracing::warn!(uid, generation, reason, "it answers, but could not be tried again: {message}");
+                    return;
+                }
                 self.fail(uid, generation, reason, message);
             }
         }
@@ -190,6 +204,7 @@ impl Control {
             }
         };
         let old = self.answer(&order, handler, code)?;
+        self.host(&order);
         if let Some(entry) = self.entries.get_mut(&order.identity.uid) {
             entry.budget.resize(order.budget);
             entry.pause = RETRY;
@@ -230,10 +245,15 @@ impl Control {
         });
         self.ports.serve(order.port, service.clone())?;
         entry.seat.store(Some(service.clone()));
-        let old = entry.serving.replace(Serving { order: order.clone(), code, service, restored: false });
-        let had = old.as_ref().and_then(|old| old.order.hosted.as_ref());
-        self.hosts.serve(had, order.hosted.as_ref(), &entry.seat);
-        Ok(old)
+        Ok(entry.serving.replace(Serving { order: order.clone(), code, service, restored: false }))
+    }
+
+    /// From now on a service that answers has the hosts of this order.
+    pub(super) fn host(&mut self, order: &Order) {
+        let entry = self.entries.get_mut(&order.identity.uid).filter(|entry| entry.serving.is_some());
+        let Some(entry) = entry else { return };
+        let had = mem::replace(&mut entry.hosted, order.hosted.clone());
+        self.hosts.serve(had.as_ref(), order.hosted.as_ref(), &entry.seat);
     }
 
     /// What answers since a restart and cannot be loaded: its port closes, so that clients try another node.
@@ -241,7 +261,7 @@ impl Control {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let Some(Serving { order, .. }) = entry.serving.take_if(|s| s.restored && s.code.is_none()) else { return };
         entry.seat.store(None);
-        self.hosts.serve(order.hosted.as_ref(), None, &entry.seat);
+        self.hosts.serve(entry.hosted.take().as_ref(), None, &entry.seat);
         if let Some(listener) = self.ports.linger(order.port).and_then(|tenure| self.ports.take(order.port, tenure)) {
             tokio::spawn(listener.close(time::Instant::now() + order.timeout));
         }
@@ -274,7 +294,7 @@ impl Control {
         let tenure = entry.serving.as_ref().and_then(|serving| self.ports.linger(serving.order.port));
         if let Some(serving) = &entry.serving {
             self.lingering.insert(uid.clone(), serving.order.clone());
-            if let Some(hosted) = &serving.order.hosted {
+            if let Some(hosted) = &entry.hosted {
                 self.hosts.leave(generation, hosted, entry.seat.clone());
             }
         }

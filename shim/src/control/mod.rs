@@ -50,7 +50,7 @@ use self::{
     demand::Demand,
     diff::{Have, Step, Work, diff},
     doors::Doors,
-    hosts::Hosts,
+    hosts::{Hosted, Hosts},
     link::{Client, LinkEvent},
     load::{Code, Loaded},
     ports::{Ports, Tenure},
@@ -123,6 +123,8 @@ struct Entry {
     serving: Option<Serving>,
     /// Where the shared port finds it.
     seat: Arc<Seat>,
+    /// What it has there: of the last order that was tried, though an older one may answer.
+    hosted: Option<Arc<Hosted>>,
     work: Work,
     stats: Arc<Stats>,
     budget: Arc<Budget>,
@@ -183,6 +185,9 @@ struct Control {
     /// Services whose assignment could not be kept.
     unkept: BTreeSet<String>,
     wanted: BTreeMap<String, Arc<Order>>,
+    /// Wanted services that did not answer when the link opened, so Hello did not name them: the operator assigns them
+    /// anew, or does not have them any more.
+    unheard: BTreeSet<String>,
     entries: BTreeMap<String, Entry>,
     /// Last generation of what was withdrawn, and how long it lingers: until it is gone an older assignment does not bring
     /// it back. After that it may, as when the API server was restored with records of then.
@@ -192,9 +197,10 @@ struct Control {
     ports: Ports,
     hosts: Hosts<Seat>,
     jobs: JoinSet<Done>,
-    /// Turns to load a generation: as many at once as there are cores.
+    /// Turns to load a generation: as many at once as there are cores, and on small nodes more, because some wait for the
+    /// disk.
     loading: Arc<Semaphore>,
-    /// Turns to load what a request waits for: twice as many, because some wait for the disk.
+    /// Turns to load what a request waits for: twice as many.
     waking: Arc<Semaphore>,
     wakes: mpsc::UnboundedSender<Wake>,
     probing: Arc<Semaphore>,
@@ -299,14 +305,15 @@ impl Control {
             state: StateDir::open(config.state_dir.as_deref()),
             unkept: BTreeSet::new(),
             wanted: BTreeMap::new(),
+            unheard: BTreeSet::new(),
             entries: BTreeMap::new(),
             withdrawn: HashMap::new(),
             lingering: HashMap::new(),
             ports,
             hosts: Hosts::default(),
             jobs: JoinSet::new(),
-            loading: Arc::new(Semaphore::new(cores)),
-            waking: Arc::new(Semaphore::new(2 * cores)),
+            loading: Arc::new(Semaphore::new(cores.max(4))),
+            waking: Arc::new(Semaphore::new((2 * cores).max(8))),
             wakes,
             probing: Arc::new(Semaphore::new(PROBING)),
             giving: Arc::new(Semaphore::new(GIVING)),

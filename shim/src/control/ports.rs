@@ -28,7 +28,8 @@ struct Port {
 /// Every open port.
 pub(crate) struct Ports {
     open: HashMap<u16, Port>,
-    shared: Option<Shared>,
+    /// With its number.
+    shared: Option<(u16, Shared)>,
     doors: Box<dyn Doors>,
     node: Arc<Node>,
     serve: Handle,
@@ -61,17 +62,24 @@ impl Ports {
 
     /// Holds the shared port: nobody is answered there yet.
     pub(crate) fn hold_shared(&mut self, number: u16) -> io::Result<()> {
-        self.shared = Some(Shared::Held(self.doors.open(number)?));
+        self.shared = Some((number, Shared::Held(self.doors.open(number)?)));
         Ok(())
     }
 
     /// Answers on the shared port by this table, if it is held.
     pub(crate) fn open_shared(&mut self, hosts: Arc<HostTable<Seat>>) -> io::Result<()> {
-        if let Some(Shared::Held(socket)) = self.shared.take() {
-            let _serving = self.serve.enter();
-            self.shared =
-                Some(Shared::Open(Listener::open(socket, Arc::new(Route::shared(hosts)), self.node.clone())?));
-        }
+        let (number, socket) = match self.shared.take() {
+            Some((number, Shared::Held(socket))) => (number, socket),
+            other => {
+                self.shared = other;
+                return Ok(());
+            }
+        };
+        let _serving = self.serve.enter();
+        let listener = Listener::open(socket, Arc::new(Route::shared(hosts)), self.node.clone());
+        // As of a service's port: nobody accepts there.
+        let listener = listener.inspect_err(|_| self.doors.close(number))?;
+        self.shared = Some((number, Shared::Open(listener)));
         Ok(())
     }
 
@@ -126,8 +134,10 @@ impl Ports {
 
     /// Takes out every port.
     pub(crate) fn take_all(&mut self) -> Vec<Listener> {
-        self.open.keys().for_each(|number| self.doors.close(*number));
-        let shared = self.shared.take().and_then(|shared| match shared {
+        let shared = self.shared.take();
+        let numbers = self.open.keys().copied().chain(shared.as_ref().map(|(number, _)| *number));
+        numbers.for_each(|number| self.doors.close(number));
+        let shared = shared.and_then(|(_, shared)| match shared {
             Shared::Open(listener) => Some(listener),
             Shared::Held(_) => None,
         });

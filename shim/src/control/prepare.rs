@@ -11,6 +11,7 @@ use podless_artifact::seal::HttpWorld;
 use podless_engine::Flavour;
 use podless_host::{
     Granted, Surroundings,
+    memory::NoMemory,
     outbound::{NodeGate, Outbound, ServiceGate},
 };
 use tokio::{runtime::Handle, time::timeout};
@@ -153,7 +154,9 @@ async fn try_start(shop: &Workshop, mould: Arc<Mould>, limit: Duration) -> Resul
     });
     match started.await? {
         // A full node says nothing about the component.
-        Err(error) if !error.is::<PoolConcurrencyLimitError>() => Err(PrepareError::Start(format!("{error:#}"))),
+        Err(error) if !error.is::<PoolConcurrencyLimitError>() && !error.is::<NoMemory>() => {
+            Err(PrepareError::Start(format!("{error:#}")))
+        }
         _ => Ok(()),
     }
 }
@@ -204,9 +207,17 @@ fn map(
 }
 
 /// How many of the pool's instances' parts an instance takes: it has a memory and four tables for each.
-fn places(component: &wasmtime::component::Component) -> u64 {
+fn parts(component: &wasmtime::component::Component) -> u64 {
     let parts = component.resources_required();
     parts.map_or(1, |parts| u64::from(parts.num_memories.max(parts.num_tables.div_ceil(4)).max(1)))
+}
+
+/// How many of the node's places a request takes whose instance has so many parts of a pool with so many places for
+/// each: its part of them, when it has them together with others. So a namespace's share of the places is its share of
+/// a small pool too.
+fn places(parts: u64, each: u64, policy: &Policy) -> u64 {
+    let together = if policy.reuses() { policy.concurrency.min(policy.invocations) } else { 1 };
+    (parts * each / u64::from(together)).max(parts)
 }
 
 fn link(
@@ -236,13 +247,38 @@ fn link(
         .outbound
         .clone()
         .map(|grant| Arc::new(Outbound { grant, limit: order.timeout, service: gate, node: shop.outbound.clone() }));
+    let policy = Policy::new(order.asked, order.seal.http);
     let mould = Arc::new(Mould {
         engine: runner.engine.clone(),
         component,
         surroundings: Surroundings { env: order.env.clone(), instance_memory: order.memory, memory, log, outbound },
-        places: places(&code.component),
-        policy: Policy::new(order.asked, order.seal.http),
+        places: places(parts(&code.component), runner.places, &policy),
+        policy,
         count_cpu: order.count_cpu,
     });
     Ok(Linked { mould, code, fetch, load, link })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::instance::policy::Asked;
+
+    #[test]
+    fn a_request_takes_its_part_of_a_slot_in_places() {
+        let asked = |invocations, concurrency| Asked { invocations, concurrency, ..Asked::default() };
+        let fresh = Policy::new(Asked::default(), HttpWorld::P2);
+        assert_eq!((places(1, 1, &fresh), places(1, 4, &fresh), places(3, 4, &fresh)), (1, 4, 12));
+        for (asked, taken) in [
+            (asked(None, None), 1),
+            (asked(None, Some(1)), 4),
+            (asked(None, Some(2)), 2),
+            (asked(Some(2), None), 2),
+            (asked(Some(1), None), 4),
+        ] {
+            assert_eq!(places(1, 4, &Policy::new(asked, HttpWorld::P3)), taken, "{asked:?}");
+        }
+        let usual = Policy::new(Asked::default(), HttpWorld::P3);
+        assert_eq!(places(3, 4, &usual), 3, "never less than its parts");
+    }
 }

@@ -55,6 +55,7 @@ impl Control {
             // Tried again when its turn comes, and said then.
             tracing::debug!(%error, uid = order.identity.uid, "not answered yet");
         }
+        self.host(order);
         if let Some(serving) = self.entries.get_mut(&order.identity.uid).and_then(|entry| entry.serving.as_mut()) {
             serving.restored = true;
         }

@@ -29,6 +29,8 @@ impl Control {
                 (self.client, self.outbox) = (client, Some(outbox));
                 self.say(from_shim::Body::Hello(self.hello()));
                 self.tell_demand();
+                let answers = |uid: &str| self.entries.get(uid).is_some_and(|entry| entry.serving.is_some());
+                self.unheard = self.wanted.keys().filter(|uid| !answers(uid)).cloned().collect();
                 self.config.shared.linked.store(true, Relaxed);
                 for entry in self.entries.values_mut() {
                     if let Work::Failed { retry: Some(retry), .. } = &mut entry.work {
@@ -46,7 +48,7 @@ impl Control {
             }
             LinkEvent::Said(to_shim::Body::Assign(assign)) => self.on_assign(assign),
             LinkEvent::Said(to_shim::Body::Withdraw(withdraw)) => self.on_withdraw(withdraw),
-            LinkEvent::Said(to_shim::Body::Synced(_)) => self.synced = true,
+            LinkEvent::Said(to_shim::Body::Synced(_)) => self.on_synced(),
             LinkEvent::Said(to_shim::Body::Probe(asked)) => self.on_probe(asked),
             LinkEvent::Said(to_shim::Body::Spread(spread)) => self.on_spread(&spread),
             LinkEvent::Said(to_shim::Body::Recall(recall)) => self.on_recall(recall),
@@ -84,6 +86,7 @@ impl Control {
             let message = format!("generation {generation} is lower than {}", known.unwrap_or_default());
             return self.fail(uid, generation, "generation-lowered", message);
         }
+        self.unheard.remove(&uid);
         let again = self.wanted.get(&uid).is_some_and(|wanted| wanted.generation == generation);
         if !again {
             self.wanted.insert(uid, Arc::new(order));
@@ -95,6 +98,18 @@ impl Control {
                 }
                 Work::Failed { .. } => entry.work = Work::Idle,
                 _ => {}
+            }
+        }
+    }
+
+    /// The operator has said everything. What it did not hear of and has not assigned was deleted meanwhile: no
+    /// withdrawal comes, and one day a retry would have it served.
+    fn on_synced(&mut self) {
+        self.synced = true;
+        for uid in std::mem::take(&mut self.unheard) {
+            if self.entries.get(&uid).is_none_or(|entry| entry.serving.is_none()) {
+                tracing::info!(uid, "not served, and assigned no more");
+                self.wanted.remove(&uid);
             }
         }
     }

@@ -75,7 +75,7 @@ pub(crate) enum Verdict {
     Keep,
     /// It is to come again when that loses nothing: HTTP/1 with its next answer, HTTP/2 now.
     Renew,
-    /// It has nothing to do: end it politely.
+    /// It has nothing to do, or by HTTP/2 an answer that is not taken in time: end it politely.
     Close,
     /// It takes part in nothing: drop it.
     Abort,
@@ -112,9 +112,10 @@ impl ConnectionClock {
         (then > 0).then(|| Duration::from_micros(self.micros(now).saturating_sub(then)))
     }
 
-    /// Bytes came. While no request is active they are the next one's.
+    /// Bytes came. While no request is active, and none has a body that more of may come, they are the next one's.
     pub(crate) fn read(&self, now: Instant) {
-        if self.receiving.load(Relaxed) == 0 && self.active.load(Relaxed) == 0 {
+        let none = |count: &AtomicU32| count.load(Relaxed) == 0;
+        if self.receiving.load(Relaxed) == 0 && none(&self.active) && none(&self.held) {
             self.receiving.store(self.micros(now), Relaxed);
         }
     }
@@ -230,8 +231,17 @@ impl ConnectionClock {
         }
         let kept = if self.renews(now) { Verdict::Renew } else { Verdict::Keep };
         if self.active.load(Acquire) > 0 {
-            let now = self.micros(now);
-            return if self.due().iter().any(|due| *due < now) { Verdict::Abort } else { kept };
+            let due = self.due().iter().min().copied();
+            let late = Duration::from_micros(due.map_or(0, |due| self.micros(now).saturating_sub(due)));
+            // By HTTP/2 others' answers are on their way too: they have a while, and what is asked next comes elsewhere.
+            let grace = if self.speaks_http2() { STALL } else { Duration::ZERO };
+            return if late.is_zero() {
+                kept
+            } else if late > grace {
+                Verdict::Abort
+            } else {
+                Verdict::Close
+            };
         }
         // Between requests an HTTP/2 connection carries pings: bytes there are no sign of a request.
         if !self.speaks_http2() && past(&self.receiving, HEAD) {
@@ -351,6 +361,21 @@ mod tests {
     }
 
     #[test]
+    fn the_rest_of_a_body_is_no_slow_head() {
+        let t = Instant::now();
+        let clock = ConnectionClock::new(t, 0);
+        begin(&clock, t);
+        clock.hold();
+        clock.end(t, far(t));
+        clock.read(t + seconds(1));
+        assert_eq!(clock.verdict(t + seconds(30)), Verdict::Keep);
+        clock.release(t + seconds(30));
+        clock.read(t + seconds(31));
+        assert_eq!(clock.verdict(t + seconds(50)), Verdict::Keep);
+        assert_eq!(clock.verdict(t + seconds(52)), Verdict::Abort, "what comes after it is");
+    }
+
+    #[test]
     fn what_is_not_taken_long_after_its_deadline_ends_the_connection() {
         for http2 in [false, true] {
             let t = Instant::now();
@@ -364,10 +389,14 @@ mod tests {
             // Bytes go out, but not those of the first.
             clock.wrote(t + seconds(39));
             assert_eq!(clock.verdict(t + seconds(40)), Verdict::Keep);
-            assert_eq!(clock.verdict(t + seconds(41)), Verdict::Abort);
+            let late = if http2 { Verdict::Close } else { Verdict::Abort };
+            assert_eq!(clock.verdict(t + seconds(41)), late);
+            assert_eq!(clock.verdict(t + seconds(70)), late, "by HTTP/2 the others have a while");
+            assert_eq!(clock.verdict(t + seconds(71)), Verdict::Abort);
             clock.end(t + seconds(41), first);
             assert_eq!(clock.verdict(t + seconds(41)), Verdict::Keep, "the others have their own");
-            assert_eq!(clock.verdict(t + seconds(131)), Verdict::Abort);
+            assert_eq!(clock.verdict(t + seconds(131)), late);
+            assert_eq!(clock.verdict(t + seconds(161)), Verdict::Abort);
         }
     }
 

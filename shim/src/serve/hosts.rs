@@ -75,7 +75,8 @@ impl<T> HostTable<T> {
     /// Who has this path of this host, which is in lower case. The host decides first: its own name, else the longest
     /// wildcard that it lies under; then the longest path.
     pub(crate) fn find(&self, host: &str, path: &str) -> Option<Arc<T>> {
-        if host.starts_with('.') {
+        // What is longer is nobody's: each of its dots would be looked for.
+        if host.starts_with('.') || host.len() > LONGEST_NAME {
             return None;
         }
         let dots = host.match_indices('.').map(|(at, _)| &host[at..]);
@@ -183,6 +184,10 @@ mod tests {
             ("aa.test", "/", None),
         ] {
             assert_eq!(table.find(host, path).as_deref().map(String::as_str), want, "{host} {path}");
+        }
+        for (length, is_name) in [(253, true), (254, false)] {
+            let host = format!("{}.b.test", "y".repeat(length - ".b.test".len()));
+            assert_eq!(table.find(&host, "/").is_some(), is_name, "a name of {length} bytes");
         }
         table.set("a.test".into(), vec![]);
         assert!(table.find("a.test", "/").is_none(), "nobody has it any more");

@@ -20,6 +20,7 @@ use futures::{
 };
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
+use podless_engine::Flavour;
 use tokio::time::sleep;
 use wasmtime::{Engine, PoolConcurrencyLimitError, Store, format_err};
 use wasmtime_wasi::I32Exit;
@@ -44,7 +45,7 @@ use podless_host::{
     log::{Message, ServiceLog, Stream},
 };
 
-/// Pauses after which making an instance is tried again that found no slot.
+/// Pauses after which making an instance is tried again that found no slot, or no memory.
 const PAUSES: [Duration; 5] = [
     Duration::from_millis(1),
     Duration::from_millis(4),
@@ -59,6 +60,16 @@ pub(crate) enum Component {
     P2(bindings_p2::ProxyPre<Guest>),
     /// On that of WASI 0.3, whichever handler it exports.
     P3(ProxyPre<Guest>),
+}
+
+impl Component {
+    /// Which engine runs it.
+    fn flavour(&self) -> Flavour {
+        match self {
+            Self::P2(_) => Flavour::P2,
+            Self::P3(_) => Flavour::P3,
+        }
+    }
 }
 
 /// An instance's exports.
@@ -126,7 +137,7 @@ impl Instances {
     pub(crate) fn new(mould: Arc<Mould>, stats: Arc<Stats>, node: &Node, namespace: &str) -> Self {
         let open = mould.policy.reuses().then(|| {
             let open = Arc::new(Open::new(mould.policy.pool));
-            node.open.add(&open);
+            node.open.add(mould.component.flavour(), &open);
             open
         });
         let payer = Payer { stats: stats.clone(), namespace: namespace.into(), exact: mould.count_cpu };
@@ -211,19 +222,20 @@ impl Maker {
                 Either::Left((Err(error), _)) => error,
                 Either::Right(((), _)) => return,
             };
-            let Some(pause) = pauses.next().filter(|_| error.is::<PoolConcurrencyLimitError>()) else {
+            let is_full = error.is::<PoolConcurrencyLimitError>();
+            let Some(pause) = pauses.next().filter(|_| is_full) else {
                 let _ = call.answer.send(Err(NotMade(error).into()));
                 return;
             };
-            // There is no slot. One of the service's own may have room by now; others that wait for calls give way, when it
-            // is their turn to run.
+            // There is no slot. One of the service's own may have room by now; others that wait for calls
+            // give way, when it is their turn to run.
             if let Some(open) = open.upgrade() {
                 match open.give(call) {
                     Some(given_back) => call = given_back,
                     None => return,
                 }
             }
-            self.all.close();
+            self.all.close(self.mould.component.flavour());
             sleep(pause).await;
         };
         drop(flight);

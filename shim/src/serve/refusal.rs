@@ -98,7 +98,14 @@ impl Refusal {
 
     /// What an error means that an instance ended with which had begun to answer.
     pub(crate) fn of_end(error: &wasmtime::Error) -> Self {
-        if error.is::<NoMemory>() { Self::Memory } else { Self::Trapped }
+        if error.is::<PoolConcurrencyLimitError>() {
+            // There was no stack for one more of its calls.
+            Self::NodeBusy
+        } else if error.is::<NoMemory>() {
+            Self::Memory
+        } else {
+            Self::Trapped
+        }
     }
 
     /// What an error of making the instance means.
@@ -182,7 +189,11 @@ impl Refusal {
 
 #[cfg(test)]
 mod tests {
-    use wasmtime::error::Context as _;
+    use std::future::pending;
+
+    use futures::FutureExt as _;
+    use podless_engine::{Flavour, Pool, Target, runner};
+    use wasmtime::{Func, Store, error::Context as _};
 
     use super::*;
 
@@ -222,6 +233,23 @@ mod tests {
     fn what_the_node_has_no_memory_for_is_not_the_components_fault() {
         let trap = Err::<(), _>(wasmtime::Error::from(NoMemory)).context("while answering").expect_err("an error");
         assert_eq!((Refusal::of(&trap), Refusal::of_start(&trap)), (Refusal::Memory, Refusal::Memory));
+    }
+
+    #[test]
+    fn what_the_node_has_no_stack_for_is_not_the_components_fault() {
+        let pool = Pool { instances: 1, warm: 1, pagemap_scan: false };
+        let engine = runner(Target::default(), Flavour::P2, pool).expect("an engine");
+        // Each holds a stack for as long as it waits.
+        let call = || async {
+            let mut store = Store::new(&engine, ());
+            let waits = Func::wrap_async(&mut store, |_, (): ()| Box::new(pending::<()>()));
+            waits.call_async(&mut store, &[], &mut []).await
+        };
+        let mut calls: Vec<_> = (0..32).map(|_| Box::pin(call())).collect();
+        let ended = calls.iter_mut().find_map(|call| call.now_or_never()?.err()).expect("there are not so many");
+        assert_eq!(Refusal::of_end(&ended), Refusal::NodeBusy, "{ended:#}");
+        assert_eq!(Refusal::of_end(&NoMemory.into()), Refusal::Memory);
+        assert_eq!(Refusal::of_end(&Trap::UnreachableCodeReached.into()), Refusal::Trapped);
     }
 
     #[test]

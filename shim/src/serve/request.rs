@@ -21,7 +21,7 @@ use super::{
     flight::{Flight, Waiting},
     instance::{NotMade, tell_cut},
     refusal::{Facts, PODLESS_ERROR, Refusal},
-    service::{Handler, Service},
+    service::Service,
 };
 use podless_host::log::{Message, Stream};
 
@@ -39,7 +39,10 @@ pub(crate) async fn answer(
     let (http2, method) = (request.version() == Version::HTTP_2, request.method().clone());
     let service = match service {
         Ok(service) => service,
-        Err(refusal) => return refusal.response().map(|body| Answer::of_shim(body, active)),
+        Err(refusal) => {
+            let refusal = framed(&request).err().unwrap_or(refusal);
+            return refusal.response().map(|body| Answer::of_shim(body, active));
+        }
     };
     let stats = &service.stats;
     match serve(&service, request, active.hold()).await {
@@ -71,9 +74,6 @@ async fn serve(
     request: Request<Incoming>,
     held: Held,
 ) -> Result<(Response<WasiBody>, Arc<AtomicBool>), Refusal> {
-    if matches!(service.handler, Handler::Stopped) {
-        return Err(Refusal::Stopped);
-    }
     let deadline = Instant::now() + service.timeout;
     let (request, too_large) = admit(request, held, service)?;
     let handler = service.handler.resident(deadline).await?;
@@ -131,16 +131,8 @@ fn admit(
     if request.body().size_hint().lower() > MAX_REQUEST {
         return Err(Refusal::RequestTooLarge);
     }
+    framed(&request)?;
     let (mut parts, body) = request.into_parts();
-    if parts.method == Method::CONNECT {
-        return Err(Refusal::Connect);
-    }
-    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
-    if codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-        || codings.next().is_some()
-    {
-        return Err(Refusal::Coding);
-    }
     let named = authority::of(&parts)?;
     // HTTP/1.0 need not name a host; the component gets the one name that is certain.
     let certain = || format!("{}.{}", service.identity.name, service.identity.namespace).parse();
@@ -148,6 +140,20 @@ fn admit(
     authority::put(&mut parts, named)?;
     let (body, too_large) = Limited::limit(body, held);
     Ok((Request::from_parts(parts, body), too_large))
+}
+
+/// Checks that where the request ends is beyond doubt, whoever it is for: else nothing that follows it may be believed.
+fn framed<B>(request: &Request<B>) -> Result<(), Refusal> {
+    if request.method() == Method::CONNECT {
+        return Err(Refusal::Connect);
+    }
+    let mut codings = request.headers().get_all(header::TRANSFER_ENCODING).iter();
+    if codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        || codings.next().is_some()
+    {
+        return Err(Refusal::Coding);
+    }
+    Ok(())
 }
 
 /// Tells the service's log what the client is not told.

@@ -50,7 +50,7 @@ async fn computing_is_counted_and_waiting_is_not() {
     }
     let counted = ended(&operator, "a", 3).await.cpu_micros - waited;
     let burned = taken(&shim).await - before;
-    assert!(burned > 500_000 && counted >= burned / 2 && counted <= burned * 3 / 2, "{counted} µs of {burned} µs");
+    assert!(burned > 200_000 && counted >= burned / 2 && counted <= burned * 3 / 2, "{counted} µs of {burned} µs");
 
     // Nobody decides anything by that of the other: it is counted as well, not as exactly.
     assert_eq!(get(other, "/slow?ms=1000").await.status, 200);
@@ -58,6 +58,6 @@ async fn computing_is_counted_and_waiting_is_not() {
     assert!(waited > 0 && waited < 200_000, "{waited} µs");
     assert_eq!(get(other, "/spin").await.status, 504);
     let counted = ended(&operator, "b", 2).await.cpu_micros;
-    assert!(counted > 500_000, "{counted} µs");
+    assert!(counted > 200_000, "{counted} µs");
     assert_eq!((series(&shim, "a").await, series(&shim, "b").await), (1, 1));
 }

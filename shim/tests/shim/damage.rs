@@ -158,6 +158,34 @@ async fn every_kind_of_damage_is_fetched_again() {
 }
 
 #[tokio::test]
+async fn what_was_deleted_while_it_could_not_be_served_again_stays_gone() {
+    let mut operator = Operator::start().await;
+    let shim = Shim::start(&operator, &[]);
+    let (gone, stays, next) = (free_port(), free_port(), free_port());
+    let deleted = operator.assignment(HELLO, "gone", gone);
+    operator.serve(&deleted).await;
+    operator.serve(&operator.assignment(PROBE, "stays", stays)).await;
+    operator.stop().await;
+    operator.withdraw("gone", 1, Duration::ZERO);
+    let artifact = format!("{}.cwasm", operator.artifact_of(&deleted));
+    fs::remove_file(shim.data_dir.join("artifacts").join(artifact)).expect("it lay there");
+    shim.kill_serving().await;
+    answers(stays).await;
+    shim.ready().await;
+    // Linked, it can be fetched again: that takes until the operator has said everything.
+    let held = operator.hold_artifacts().await;
+    operator.listen().await;
+    operator.until("a second hello", |said| (said.hellos.len() >= 2).then_some(())).await;
+    operator.serve(&operator.assignment(PROBE, "next", next)).await;
+    drop(held);
+    let kept = |uid: &str| shim.state_dir.join(format!("{uid}.assignment")).exists();
+    shim.until_admin("/healthz", |_, _| !kept("gone")).await;
+    assert!(try_get(gone, "/").await.is_err(), "nobody is to answer for it");
+    assert!(kept("stays"));
+    assert_eq!((get(stays, "/").await.status, get(next, "/").await.status), (200, 200));
+}
+
+#[tokio::test]
 async fn what_is_cut_short_under_it_ends_the_process_and_not_the_service() {
     let (operator, port, other) = (Operator::start().await, free_port(), free_port());
     let shim = Shim::start(&operator, &[]);

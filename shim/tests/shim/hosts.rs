@@ -106,6 +106,10 @@ async fn host_and_path_say_whose_a_request_is() {
         ("GET / HTTP/1.0\r\n\r\n", " 400 "),
         ("GET / HTTP/1.0\r\nHost: a.test\r\n\r\n", " 200 "),
         ("GET http://a.test/api HTTP/1.1\r\nHost: c.test\r\nConnection: close\r\n\r\n", "b\n"),
+        // Whoever it is for, the connection ends where it is in doubt where the request does.
+        ("POST / HTTP/1.1\r\nHost: c.test\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", " 501 "),
+        ("POST / HTTP/1.1\r\nHost: stopped.test\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", " 501 "),
+        ("CONNECT c.test:443 HTTP/1.1\r\nHost: c.test:443\r\n\r\n", " 405 "),
     ] {
         let answer = raw(port, head).await;
         assert!(answer.contains(want), "{head:?}: {answer:?}");
@@ -189,6 +193,34 @@ async fn a_host_changes_hands_under_load_and_nothing_is_lost() {
 }
 
 #[tokio::test]
+async fn a_host_is_given_up_though_the_update_fails() {
+    let operator = Operator::start().await;
+    let (_shim, port) = start(&operator);
+    let old = hello(&operator, "old", 1, &[("moves.test", ""), ("stays.test", "")]);
+    operator.serve(&old).await;
+    operator.serve(&hello(&operator, "young", 2, &[("moves.test", "")])).await;
+    assert_eq!(of(port, "moves.test", "/").await, line("old"));
+    // Its stack alone needs more.
+    let small = Assignment {
+        instance_memory: 1 << 20,
+        generation: old.generation + 1,
+        hosts: hosts(&[("stays.test", "")]),
+        ..old
+    };
+    operator.assign(&small);
+    assert!(matches!(operator.acked("old", small.generation).await, Outcome::Failed(_)));
+    assert_eq!(of(port, "moves.test", "/").await, line("young"));
+    assert_eq!(of(port, "stays.test", "/").await, line("old"), "what is left to it is answered by what serves");
+    operator.withdraw("old", small.generation, Duration::ZERO);
+    let gone = operator.until("it is gone", |said| {
+        let mut acks = said.acks.iter();
+        acks.any(|ack| matches!(ack.outcome, Some(Outcome::Withdrawn(_)))).then_some(())
+    });
+    gone.await;
+    assert_eq!(of(port, "stays.test", "/").await.0, 404);
+}
+
+#[tokio::test]
 async fn who_is_gone_has_no_host_any_more() {
     let operator = Operator::start().await;
     let (_shim, port) = start(&operator);
@@ -202,6 +234,27 @@ async fn who_is_gone_has_no_host_any_more() {
         })
         .await;
     assert_eq!(of(port, "a.test", "/").await.0, 404);
+}
+
+#[tokio::test]
+async fn asked_to_stop_it_answers_who_is_there_and_refuses_who_comes() {
+    let (operator, port) = (Operator::start().await, free_port());
+    let shim = Shim::start(&operator, &["--shared-port", &port.to_string(), "--drain-seconds", "0"]);
+    let probe = operator.assignment(PROBE, "a", free_port());
+    operator.serve(&Assignment { hosts: hosts(&[("a.test", "")]), ..probe }).await;
+    let long = tokio::spawn(async move { of(port, "a.test", "/slow?ms=4000").await });
+    let line = "podless_shim_requests_in_flight{namespace=\"tests\",service=\"service-a\"} 1\n";
+    shim.until_admin("/metrics", |_, text| text.contains(line)).await;
+    shim.terminate();
+    let refused = async {
+        while TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.expect("the port closes");
+    assert!(!long.is_finished(), "the supervisor holds it no longer than it is served");
+    assert_eq!(long.await.expect("joined"), (200, "4000 ms".to_owned()));
+    assert!(shim.ended().await.success());
 }
 
 #[tokio::test]

@@ -114,7 +114,12 @@ async fn many_small_instances_do_not_take_more_memory_than_there_is() {
     let port = free_port();
     operator.serve(&Assignment { budget: 400, ..operator.assignment(PROBE, "a", port) }).await;
     // Of each so little that it is not counted.
-    let answers = join_all((0..400).map(|_| get(port, "/hold?mb=1"))).await;
+    let flood = tokio::spawn(async move { join_all((0..400).map(|_| get(port, "/hold?mb=1"))).await });
+    let full = "podless_shim_requests_refused_total{namespace=\"tests\",service=\"service-a\",reason=\"memory\"} ";
+    shim.until_admin("/metrics", |_, text| text.lines().any(|line| line.starts_with(full))).await;
+    // A full node says nothing about a component that is tried.
+    operator.serve(&operator.assignment(PROBE, "b", free_port())).await;
+    let answers = flood.await.expect("joined");
     let (held, refused) = count(&answers, "memory");
     assert!(held >= 10 && refused >= 10 && held + refused == 400, "{held} held, {refused} refused");
     shim.until_admin("/metrics", |_, text| text.contains("podless_shim_instances_live 0\n")).await;

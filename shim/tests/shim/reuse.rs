@@ -122,6 +122,21 @@ async fn one_call_that_hangs_ends_its_instance_and_not_the_others() {
 }
 
 #[tokio::test]
+async fn what_goes_on_after_its_answer_ends_at_the_last_deadline() {
+    let operator = Operator::start().await;
+    let shim = Shim::start(&operator, &[]);
+    let port = free_port();
+    let assignment = operator.assignment(REUSE_P3, "a", port);
+    // One at once: what was read has not its place any more, whatever the guest does.
+    let policy = Assignment { max_concurrency: Some(1), idle_seconds: Some(1), timeout_millis: 3000, ..assignment };
+    operator.serve(&policy).await;
+    assert_eq!(number(&get(port, "/linger?3600000").await), 1);
+    until_live(&shim, "a", 1, 0).await;
+    assert_eq!(number(&get(port, "/").await), 2, "it has time for another");
+    until_live(&shim, "a", 0, 0).await;
+}
+
+#[tokio::test]
 async fn what_nobody_wants_is_kept_for_a_while_and_not_for_ever() {
     let operator = Operator::start().await;
     let shim = Shim::start(&operator, &[]);

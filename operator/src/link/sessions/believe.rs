@@ -19,13 +19,15 @@ impl Sessions {
     }
 
     /// How many requests to this service the shim can have in flight. `None` when it has no part in it: neither is the
-    /// service assigned to it, nor was it told of it on this stream. What it says itself in Hello is no reason.
+    /// service assigned to it, beside others or not, nor was it told of it on this stream. What it says itself in Hello
+    /// is no reason.
     fn most_in_flight(&self, key: &SessionKey, service: &str) -> Option<u32> {
         let shim = self.shims.get(&key.pod_uid).filter(|_| self.is_current(key))?;
-        let budgets = &self.services.get(service)?.budgets;
+        let assigned = self.services.get(service)?;
+        let (budgets, beside) = (&assigned.budgets, || assigned.beside.get(&key.pod_uid));
         // Who was told may still serve what has moved.
         let moved = || budgets.values().max().filter(|_| shim.told.contains_key(service));
-        let budget = budgets.get(&key.pod_uid).or_else(moved)?;
+        let budget = budgets.get(&key.pod_uid).or_else(moved).or_else(beside)?;
         Some(budget.saturating_mul(BUDGETS))
     }
 }

@@ -63,6 +63,8 @@ fn a_shim_is_believed_what_it_may_speak_of_and_no_more_than_it_can_have() {
     let again = open(&mut sessions, "p", hello("f", &[("its own", 1), ("moved", 1), ("claimed", 1)]), &[]);
     assert!(believed(&sessions, &key, 3).is_empty(), "the stream is not the shim's one any more");
     assert_eq!(believed(&sessions, &again, 3), [("its own".to_owned(), 3)], "of the rest it was not told on this one");
+    sessions.assign(Assigned { beside: [("p".into(), 2)].into(), ..assigned("moved", 3, &["q"]) });
+    assert_eq!(believed(&sessions, &again, 9), both(9, 4 * 2), "it answers for its hosts, as is known without telling");
     sessions.close(&again, Instant::now());
     assert!(believed(&sessions, &again, 3).is_empty());
 }

@@ -23,7 +23,7 @@ use super::{
     children::{Child, Recorded, RecordedNode, service_object, slice_name},
     observe::Observed,
     slices::{Common, Families, Family, SlicePlan, ours},
-    targets::may_be_on,
+    targets::{may_be_on, while_cordoned},
     views::ShimView,
 };
 use crate::{
@@ -118,7 +118,7 @@ pub struct Facts {
     pub placeable: bool,
     /// There is, and a shim could be given it if there were machine code for it.
     pub unmade: bool,
-    /// Nodes with a shim that do not answer for its hosts, if it has some.
+    /// Nodes with a shim that may not answer for its hosts, if it has some.
     pub unhosted: usize,
     /// The image that was assigned, when this leader knows it.
     pub image: Option<Image>,
@@ -191,7 +191,8 @@ pub fn plan(o: &Observed, loads: &BTreeMap<String, Cost>, settings: &Settings) -
     shims.choose(&replicas);
     let hosts = o.hosts.accepted.clone();
     let told = record.as_ref().is_some_and(|record| record.hosted);
-    shims.host(!hosts.is_empty(), told, |node| may_be_on(&o.service, &o.id.uid, node, &o.nodes));
+    let tolerations = while_cordoned(&o.service.spec);
+    shims.host(!hosts.is_empty(), told, |node| may_be_on(&o.service, &o.id.uid, &tolerations, node, &o.nodes));
 
     let families = Families::of(&o.child, &o.slices, name, settings.family);
     let mut targets = shims.targets(&replicas, &before);

@@ -94,7 +94,9 @@ pub(super) struct Shims<'a> {
     pub(super) unmade: Vec<&'a ShimView>,
     /// Those that answer for its hosts.
     pub(super) hosted: Vec<&'a ShimView>,
-    /// All were told of it, for it had hosts.
+    /// Nodes with a shim that may answer for its hosts; none when it has and had none.
+    may: BTreeSet<&'a str>,
+    /// All of these were told of it, for it had hosts.
     told: bool,
 }
 
@@ -115,7 +117,7 @@ impl<'a> Shims<'a> {
             usable = all.iter().filter(|s| placed(s) && !s.terminating).collect();
         }
         let unmade = all.iter().filter(|s| s.assignable() && !runs(s)).collect();
-        Self { all, usable, chosen: vec![], unmade, hosted: vec![], told: false }
+        Self { all, usable, chosen: vec![], unmade, hosted: vec![], may: BTreeSet::new(), told: false }
     }
 
     /// Every usable shim of a chosen node: while one replaces another, both.
@@ -123,28 +125,34 @@ impl<'a> Shims<'a> {
         self.chosen = self.usable.iter().filter(|s| replicas.contains_key(&s.node)).copied().collect();
     }
 
-    /// Clients of the shared port come to any shim: each that may serve it answers for its hosts, replicas there or not. All
-    /// `told` before are told when it has none any more.
-    pub(super) fn host(&mut self, has: bool, told: bool, may: impl Fn(&str) -> bool) {
-        let usable = self.usable.iter().filter(|s| has && s.assignable() && may(&s.node));
-        (self.hosted, self.told) = (usable.copied().collect(), told);
+    fn nodes(&self) -> BTreeSet<&'a str> {
+        self.all.iter().map(|s| s.node.as_str()).collect()
     }
 
-    /// Nodes with a shim that do not answer for its hosts.
+    /// Clients of the shared port come to any shim: each that may serve it answers for its hosts, replicas there or not. All
+    /// of these that were `told` before are told when it has none any more: others never were, whatever they say.
+    pub(super) fn host(&mut self, has: bool, told: bool, may: impl Fn(&str) -> bool) {
+        self.may = self.nodes().into_iter().filter(|node| (has || told) && may(node)).collect();
+        let answers = |s: &ShimView| has && s.assignable() && self.may.contains(s.node.as_str());
+        self.hosted = self.usable.iter().filter(|s| answers(s)).copied().collect();
+        self.told = told;
+    }
+
+    /// Nodes with a shim that may not answer for its hosts. That one is away for a moment does not matter.
     pub(super) fn unhosted(&self) -> usize {
-        let hosted: BTreeSet<_> = self.hosted.iter().map(|s| &s.node).collect();
-        let with_shim: BTreeSet<_> = self.all.iter().filter(|s| s.assignable()).map(|s| &s.node).collect();
-        with_shim.difference(&hosted).count()
+        self.nodes().difference(&self.may).count()
     }
 
     /// Whether one of the shims may still answer for hosts that it has no more: it has not heard of this generation.
     pub(super) fn hosts_still(&self, generation: u64) -> bool {
         let unheard = |s: &ShimView| !s.connected || s.serves.is_some_and(|serves| serves < generation);
-        self.told && self.all.iter().any(|s| !s.terminating && unheard(s))
+        self.told && self.all.iter().any(|s| !s.terminating && self.may.contains(s.node.as_str()) && unheard(s))
     }
 
     fn is_told(&self, shim: &ShimView, before: &Before<'_>, assigned: Option<&Assigned>) -> bool {
-        self.told || before.listed(shim) || assigned.is_some_and(|a| a.share(&shim.pod_uid).is_some())
+        self.told && self.may.contains(shim.node.as_str())
+            || before.listed(shim)
+            || assigned.is_some_and(|a| a.share(&shim.pod_uid).is_some())
     }
 
     /// Shims that were given the service, or are to be. What others say that they serve of it is no reason for anything:

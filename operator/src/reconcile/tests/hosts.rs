@@ -2,6 +2,7 @@
 //! none any more.
 
 use super::*;
+use crate::nodes::facts::UNSCHEDULABLE;
 
 /// It asks for this, and has it.
 fn has(world: &mut World, hosts: &[&str]) {
@@ -25,6 +26,10 @@ fn told(world: &World) -> Vec<(&str, u32, bool)> {
     let share = |shim: &'_ ShimView| assigned.share(&shim.pod_uid);
     let each = world.shims.iter().filter_map(|shim| share(shim).map(|s| (shim.node.as_str(), s.budget, s.parked)));
     each.collect()
+}
+
+fn nodes_told(world: &World) -> Vec<&str> {
+    told(world).into_iter().map(|(node, ..)| node).collect()
 }
 
 fn hosts_of(world: &World) -> Vec<String> {
@@ -90,9 +95,35 @@ fn a_node_that_it_may_not_be_on_is_told_nothing_and_that_is_said() {
     world.nodes.get_mut("b").expect("a node").taints.push(taint);
     has(&mut world, &["a.test"]);
     all_load(&mut world);
-    assert_eq!(told(&world).iter().map(|(node, ..)| *node).collect::<Vec<_>>(), ["a"]);
+    assert_eq!(nodes_told(&world), ["a"]);
     assert_eq!(world.says(ConditionType::HostsAccepted), "False NoNode");
     assert_eq!(world.says(Ready), "True Serving", "it serves at its own address");
+    world.at("b").connected = false;
+    world.turn().expect("planned");
+    assert_eq!(world.says(ConditionType::HostsAccepted), "False NoNode", "it is away for a moment only");
+    // Its shim was taken over: another leader has told nobody anything, and it says that it knows the service.
+    (world.at("b").connected, world.at("b").serves, world.assigned) = (true, Some(1), None);
+    world.turn().expect("planned");
+    assert_eq!(nodes_told(&world), ["a"]);
+    has(&mut world, &[]);
+    assert_eq!(nodes_told(&world), ["a"]);
+    all_load(&mut world);
+    assert!(!recorded_hosted(&world), "nobody waits for it");
+}
+
+#[test]
+fn a_node_that_is_cordoned_answers_for_hosts_still() {
+    let mut world = served(&["a", "b"], 1);
+    has(&mut world, &["a.test"]);
+    all_load(&mut world);
+    for node in ["a", "b"] {
+        let cordon = Taint { key: UNSCHEDULABLE.into(), value: String::new(), effect: "NoSchedule".into() };
+        world.nodes.get_mut(node).expect("a node").taints.push(cordon);
+        world.turn().expect("planned");
+        all_load(&mut world);
+        assert_eq!(nodes_told(&world), ["a", "b"], "{node} is cordoned: its shim is sent connections as before");
+        assert_eq!(world.says(ConditionType::HostsAccepted), "True Done");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use podless_engine::Flavour;
 use tokio::sync::oneshot;
 
 use super::Call;
@@ -58,24 +59,52 @@ impl Open {
     }
 }
 
-/// The open instances of all services of the node: they give way when there is no slot for another's.
+/// The open instances of all services of the node: they give way when there is no slot for another's, those of the one
+/// engine that has none, or no memory.
 #[derive(Default)]
-pub(crate) struct AllOpen(Mutex<Vec<Weak<Open>>>);
+pub(crate) struct AllOpen {
+    p2: Mutex<Vec<Weak<Open>>>,
+    p3: Mutex<Vec<Weak<Open>>>,
+}
 
 impl AllOpen {
-    /// One more service keeps instances.
-    pub(super) fn add(&self, open: &Arc<Open>) {
-        let mut all = self.all();
+    /// One more service keeps instances, on this engine.
+    pub(super) fn add(&self, flavour: Flavour, open: &Arc<Open>) {
+        let mut all = self.all(flavour);
         all.retain(|open| open.strong_count() > 0);
         all.push(Arc::downgrade(open));
     }
 
-    /// Tells those that wait for a call to end, which they do when it is their turn to run.
-    pub(super) fn close(&self) {
-        self.all().iter().filter_map(Weak::upgrade).for_each(|open| open.close());
+    /// Tells those on this engine that wait for a call to end, which they do when it is their turn to run.
+    pub(super) fn close(&self, flavour: Flavour) {
+        self.all(flavour).iter().filter_map(Weak::upgrade).for_each(|open| open.close());
     }
 
-    fn all(&self) -> MutexGuard<'_, Vec<Weak<Open>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn all(&self, flavour: Flavour) -> MutexGuard<'_, Vec<Weak<Open>>> {
+        let all = match flavour {
+            Flavour::P2 => &self.p2,
+            Flavour::P3 => &self.p3,
+        };
+        all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_on_one_engine_does_not_give_way_for_the_other() {
+        let all = AllOpen::default();
+        let opens = Flavour::ALL.map(|flavour| {
+            let open = Arc::new(Open::new(1));
+            all.add(flavour, &open);
+            open
+        });
+        let mut places = opens.each_ref().map(|open| open.list().expect("there is room"));
+        all.close(Flavour::P3);
+        let closed =
+            places.each_mut().map(|place| matches!(place.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+        assert_eq!(closed, [false, true]);
     }
 }

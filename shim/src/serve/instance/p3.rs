@@ -178,9 +178,15 @@ async fn drive(
 ) -> wasmtime::Result<()> {
     let (mut running, mut answered) = (FuturesUnordered::new(), FuturesUnordered::new());
     let mut next = Some(first);
+    // The last call, whose answer has been read while the guest goes on: nothing else has a deadline.
+    let mut lingering: Option<Arc<Flight>> = None;
     loop {
         if let Some(call) = next.take() {
             calls.begin(&call.flight);
+            // The new one's deadline is enough.
+            if let Some(old) = lingering.take() {
+                calls.done(&old);
+            }
             running.push(run(accessor, proxy, call));
         }
         let event = poll_fn(|context| {
@@ -195,7 +201,9 @@ async fn drive(
             }
             if calls.closing.load(Relaxed) {
                 inbox.close();
-            } else if calls.settled.load(Relaxed) && inbox.has_room_beside(calls.number()) {
+            } else if calls.settled.load(Relaxed)
+                && inbox.has_room_beside(calls.number().saturating_sub(usize::from(lingering.is_some())))
+            {
                 inbox.list();
             }
             inbox.poll_call(context).map(|call| call.map_or(Event::Closed, Event::Call))
@@ -206,6 +214,8 @@ async fn drive(
                 let (flight, read) = done?;
                 answered.push(until_read(flight, read));
             }
+            // Not done: it is the guest's last deadline, until the guest is quiet or has another call.
+            Event::Read(flight) if calls.number() == 1 && !calls.closing.load(Relaxed) => lingering = Some(flight),
             Event::Read(flight) => {
                 calls.done(&flight);
                 if calls.closing.load(Relaxed) && calls.number() == 0 {
@@ -216,6 +226,7 @@ async fn drive(
             Event::Closed => {}
             Event::Quiet => {
                 answered.clear();
+                lingering = None;
                 calls.all_done();
                 if calls.closing.load(Relaxed) {
                     return Ok(());

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    frames::{END_HEADERS, END_STREAM, HEADERS, PING, frame, get_head, open},
+    frames::{END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, frame, get_head, open},
     read_until, rest,
 };
 use crate::{
@@ -111,24 +111,30 @@ async fn an_answer_whose_component_is_done_holds_no_place() {
 
 /// The same, much later.
 #[tokio::test]
-#[ignore = "waits for the time that a client has after a deadline: half a minute"]
+#[ignore = "waits for the time that a client has after a deadline: half a minute, twice by HTTP/2"]
 async fn an_answer_that_is_not_taken_ends_its_connection_in_the_end() {
     let (operator, port) = (Operator::start().await, free_port());
     let shim = Shim::start(&operator, &[]);
     operator.serve(&Assignment { timeout_millis: 1000, ..operator.assignment(PROBE, "a", port) }).await;
     let (mut reader, mut writer) = open(port, 0).await;
     assert!(writer.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &get_head("/big?bytes=30000"))).await);
+    let start = Instant::now();
     let answer = async {
-        while let Some(ping) = reader.next().await {
+        let mut told = None;
+        while let Some(came) = reader.next().await {
             // It is alive, and says so.
-            if ping.kind == PING && ping.flags == 0 {
-                writer.send(&frame(PING, 1, 0, &ping.payload)).await;
+            if came.kind == PING && came.flags == 0 {
+                writer.send(&frame(PING, 1, 0, &came.payload)).await;
+            }
+            if came.kind == GOAWAY {
+                told.get_or_insert(start.elapsed());
             }
         }
+        told.expect("it is told to come again")
     };
-    let start = Instant::now();
-    tokio::time::timeout(Duration::from_secs(60), answer).await.expect("the connection ends");
-    assert!(start.elapsed() > Duration::from_secs(30), "{:?}", start.elapsed());
+    let told = tokio::time::timeout(Duration::from_secs(90), answer).await.expect("the connection ends");
+    assert!(told > Duration::from_secs(30) && told < Duration::from_secs(40), "{told:?}");
+    assert!(start.elapsed() > Duration::from_secs(60), "{:?}", start.elapsed());
     shim.until_admin("/metrics", |_, text| text.contains(&in_flight(0))).await;
 }
 
